@@ -1,0 +1,1 @@
+"""yolo of mmext."""

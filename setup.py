@@ -1,27 +1,51 @@
 """Package definition of mmext. Tool settings (ruff, pytest, mypy) live in pyproject.toml."""
 
+import os
+import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+# mmengine looks for `mmext::...` configs below `.mim` in the installed package.
+MIM = ('configs', 'tools', 'model-index.yml')
+
+# Both files import nothing but the standard library, so they can run before anything is installed.
+VERSION = runpy.run_path(str(ROOT / 'mmext' / 'version.py'))['__version__']
+GUARD = runpy.run_path(str(ROOT / 'mmext' / '_stack.py'))
 
 # The OpenMMLab stack is an extra: upstream (mmdet 3.3.0 ...) and the maintained onedl forks share their
 # import names, so an unconditional requirement would write one family over the other. With none of
 # them installed, `import mmext` says which command is missing.
-ONEDL = [
-    'onedl-mmengine>=0.10.12,<0.11',
-    'onedl-mmcv>=2.3.6,<2.4',
-    'onedl-mmdetection>=3.5.1,<3.6',
-    'onedl-mmsegmentation>=1.4.2,<1.5',
-    # onedl-mmcv and onedl-mmdetection both ask for OpenCV without saying which build; 4.13 breaks numpy < 2.3
-    'opencv-python-headless<4.13',
-]
+# onedl-mmcv and onedl-mmdetection both ask for OpenCV without saying which build; OPENCV says it.
+ONEDL = [*map(str, GUARD['STACK']), GUARD['OPENCV']]
 DEV = ['pytest>=8', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5', 'scikit-image']
+
+
+class BuildWithMim(build_py):
+    """Adds `mmext/.mim`: copies in a wheel, links in an editable checkout, so that edits there show at once."""
+
+    def run(self) -> None:
+        super().run()
+        package = ROOT if self.editable_mode else Path(self.build_lib)
+        folder = package / 'mmext' / '.mim'
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in MIM:
+            if self.editable_mode:
+                (folder / name).symlink_to(os.path.relpath(ROOT / name, folder))
+            elif (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns('__pycache__')
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy2(ROOT / name, folder / name)
+
 
 setup(
     name='mmext',
-    version='0.1.0',
+    version=VERSION,
     description='Modern vision systems as plugins for OpenMMLab: YOLO segmentation, DEIMv2, SegFormer and more',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
@@ -29,8 +53,9 @@ setup(
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['mmext', 'mmext.*']),
     include_package_data=True,
+    cmdclass={'build_py': BuildWithMim},
     install_requires=[
-        'torch>=2.4',
+        f'torch>={GUARD["TORCH_MINIMUM"]}',
         'numpy>=2',
         'scipy',
         'pycocotools',

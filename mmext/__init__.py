@@ -1,7 +1,16 @@
-"""mmext: modern vision systems as plugins for OpenMMLab."""
+"""mmext: modern vision systems as plugins for OpenMMLab.
 
+Importing it is instant and pulls neither torch nor mmengine: it checks the installed stack, offers the torch ops
+where mmcv has no compiled ones, and registers the package name for `_base_ = 'mmext::...'`.
+"""
+
+from mmext._plugin import name_packages
+from mmext._stack import check_stack
 from mmext.ops import install_fallback
+from mmext.version import __version__
 
-__version__ = '0.1.0'
+__all__ = ['__version__']
 
+check_stack()
 install_fallback()
+name_packages()

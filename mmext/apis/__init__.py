@@ -1,1 +1,5 @@
-"""apis of mmext."""
+"""What users call from Python."""
+
+from mmext.apis.model import init_model
+
+__all__ = ['init_model']

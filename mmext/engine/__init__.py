@@ -1,1 +1,28 @@
-"""engine of mmext."""
+"""Training engine of mmext: hooks, optimizer set-up, distribution, checkpoints, preflight."""
+
+from .hooks import (
+    AverageBuffersHook,
+    ChannelsLastHook,
+    CheckpointReportHook,
+    CloseMosaicHook,
+    PreflightHook,
+    ReproducibleHook,
+    StepEMAHook,
+    ValLossHook,
+    YOLOWarmupHook,
+)
+from .optim import CPUAmpOptimWrapper, YOLOOptimWrapperConstructor
+
+__all__ = [
+    'AverageBuffersHook',
+    'CPUAmpOptimWrapper',
+    'ChannelsLastHook',
+    'CheckpointReportHook',
+    'CloseMosaicHook',
+    'PreflightHook',
+    'ReproducibleHook',
+    'StepEMAHook',
+    'ValLossHook',
+    'YOLOOptimWrapperConstructor',
+    'YOLOWarmupHook',
+]

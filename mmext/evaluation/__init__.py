@@ -1,1 +1,5 @@
-"""evaluation of mmext."""
+"""Metrics of mmext and their arithmetic."""
+
+from .dump import DumpInstanceResults
+
+__all__ = ['DumpInstanceResults']

@@ -1,1 +1,5 @@
 """models of mmext."""
+
+from mmext.models import backbones, yolo
+
+__all__ = ['backbones', 'yolo']

@@ -1,0 +1,38 @@
+# Everything a newcomer runs: `make demo`, `make test`. Each target makes .venv first if it is missing.
+PYTHON ?= python3
+# The CPU build developed against; a GPU user writes `make demo TORCH=torch`.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+# Installed again whenever the requirements change.
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check format clean
+demo: $(READY)
+	$(BIN)/python tools/demo.py demo_output
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not data"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first: a later package that asks for any torch would fetch gigabytes of CUDA libraries.
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[onedl,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,23 @@
+"""Training hooks of mmext."""
+
+from .average_buffers import AverageBuffersHook
+from .channels_last import ChannelsLastHook
+from .checkpoint_report import CheckpointReportHook
+from .close_mosaic import CloseMosaicHook
+from .ema import StepEMAHook
+from .preflight import PreflightHook
+from .reproducible import ReproducibleHook
+from .val_loss import ValLossHook
+from .warmup import YOLOWarmupHook
+
+__all__ = [
+    'AverageBuffersHook',
+    'ChannelsLastHook',
+    'CheckpointReportHook',
+    'CloseMosaicHook',
+    'PreflightHook',
+    'ReproducibleHook',
+    'StepEMAHook',
+    'ValLossHook',
+    'YOLOWarmupHook',
+]

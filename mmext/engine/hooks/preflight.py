@@ -1,0 +1,87 @@
+"""The preflight as a hook; the checks themselves are in `mmext.engine.preflight`."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmext.engine.checkpoint import bare_model
+from mmext.engine.preflight import (
+    Finding,
+    check_loaders,
+    head_classes,
+    leaf_datasets,
+    report_findings,
+)
+from mmext.engine.preflight_checks import check_evaluated_images, check_num_classes
+from mmext.registry import HOOKS
+
+
+def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
+    """Images of a data set against the annotation files that its metrics read (mmdet's CocoMetric)."""
+    findings = []
+    leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
+    for metric in getattr(evaluator, 'metrics', ()):
+        coco = getattr(metric, '_coco_api', None)
+        if coco is None:
+            continue
+        ids = [leaf.get_data_info(i)['img_id'] for leaf in leaves for i in range(len(leaf))]
+        path = str(getattr(metric, 'ann_file', 'another file'))
+        findings += check_evaluated_images(f'{loader}.dataset', ids, coco.get_img_ids(), path)
+    return findings
+
+
+@HOOKS.register_module()
+class PreflightHook(Hook):
+    """Stops a run whose data, metainfo, model and metrics do not fit, before its first step.
+
+    Checks the training and validation data before training, and the data of `val` and `test` runs
+    before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
+    survive loading, boxes outside the image, images shared between splits, the metric's annotation file. Logs one
+    line a data set with the label histogram. The cost is one more reading of the annotation files.
+
+    Raises:
+        ValueError: with all mistakes found, the differing names side by side and the line to change.
+    """
+
+    # Before EMA, visualization and anything else that would fail on a wrong set-up less clearly.
+    priority = 'HIGHEST'
+
+    def __init__(self) -> None:
+        self._checked: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Checks the training data and, if there is validation, the validation data."""
+        datasets = {'train_dataloader': runner.train_dataloader.dataset}
+        evaluators = {}
+        if runner.val_loop is not None:
+            datasets['val_dataloader'] = runner.val_dataloader.dataset
+            evaluators['val_dataloader'] = runner.val_evaluator
+        self._check(runner, datasets, evaluators)
+
+    def before_val(self, runner: Runner) -> None:
+        """Checks the validation data of a run without training."""
+        loader = 'val_dataloader'
+        self._check(runner, {loader: runner.val_dataloader.dataset}, {loader: runner.val_evaluator})
+
+    def before_test(self, runner: Runner) -> None:
+        """Checks the test data."""
+        loader = 'test_dataloader'
+        self._check(
+            runner, {loader: runner.test_dataloader.dataset}, {loader: runner.test_evaluator}
+        )
+
+    def _check(self, runner: Runner, datasets: dict[str, Any], evaluators: dict[str, Any]) -> None:
+        """Checks what has not been checked yet; validation comes back after every epoch."""
+        new = {name: data for name, data in datasets.items() if name not in self._checked}
+        if not new:
+            return
+        self._checked |= set(new)
+        findings = check_loaders(new)
+        for loader, dataset in new.items():
+            classes = next(leaf_datasets(dataset, loader))[1].metainfo.get('classes') or ()
+            if classes:
+                findings += check_num_classes(head_classes(bare_model(runner.model)), classes)
+            if loader in evaluators:
+                findings += check_evaluator(loader, dataset, evaluators[loader])
+        report_findings(list(dict.fromkeys(findings)))

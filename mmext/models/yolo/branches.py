@@ -1,0 +1,88 @@
+"""The three convolutional branches of a level: box distances, class scores, mask coefficients.
+
+Each is a sequence of three whose last is the predictor, a plain 1x1 convolution with bias.
+"""
+
+import math
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+
+def plain_branch(in_channels: int, hidden: int, out_channels: int, **layer: Any) -> nn.Sequential:
+    """3x3, 3x3, 1x1: box and coefficient branches, and the v8 class branch.
+
+    Args:
+        in_channels: channels of the level.
+        hidden: channels of the two 3x3 convolutions.
+        out_channels: channels of the prediction.
+        layer: `norm_cfg` and `act_cfg` of the convolutions.
+    """
+    return nn.Sequential(
+        ConvModule(in_channels, hidden, 3, padding=1, **layer),
+        ConvModule(hidden, hidden, 3, padding=1, **layer),
+        nn.Conv2d(hidden, out_channels, 1),
+    )
+
+
+def separable_branch(
+    in_channels: int, hidden: int, out_channels: int, **layer: Any
+) -> nn.Sequential:
+    """(depthwise 3x3, 1x1) twice, 1x1: the v11 class branch. Arguments as in `plain_branch`."""
+    return nn.Sequential(
+        _separable_conv(in_channels, hidden, **layer),
+        _separable_conv(hidden, hidden, **layer),
+        nn.Conv2d(hidden, out_channels, 1),
+    )
+
+
+def _separable_conv(in_channels: int, out_channels: int, **layer: Any) -> nn.Sequential:
+    return nn.Sequential(
+        ConvModule(in_channels, in_channels, 3, padding=1, groups=in_channels, **layer),
+        ConvModule(in_channels, out_channels, 1, **layer),
+    )
+
+
+CLASS_BRANCHES = {'v8': plain_branch, 'v11': separable_branch}
+
+# What torch itself fills convolutions with.
+TORCH_CONV_INIT = dict(
+    type='Kaiming',
+    layer='Conv2d',
+    a=math.sqrt(5),
+    distribution='uniform',
+    mode='fan_in',
+    nonlinearity='leaky_relu',
+)
+
+
+def set_class_prior(
+    branch: nn.Module, prior: float | None, *, num_classes: int, stride: int
+) -> None:
+    """Start the class probabilities of a branch at `prior`.
+
+    None: log of 5 objects, each of one of the classes, among the cells of a 640 x 640 image (as published).
+    """
+    if prior is None:
+        bias = torch.tensor(5 / num_classes / (640 / stride) ** 2).log()
+    else:
+        bias = torch.tensor(prior).logit()
+    _set_predictor_bias(branch, bias)
+
+
+def set_box_prior(branch: nn.Module, prior: float | None, *, num_bins: int) -> None:
+    """Start the distances of a branch at about `prior` cells; None: in the middle of the bins, as published.
+
+    Of all distributions over 0, 1, 2, ... with that mean, the geometric one assumes least: bin i has a
+    probability proportional to (prior / (1 + prior))^i. The bins end, so small priors are met best.
+    """
+    ratio = 1.0 if prior is None else prior / (1 + prior)
+    side = torch.arange(num_bins) * torch.tensor(ratio).log()
+    _set_predictor_bias(branch, side.repeat(4))
+
+
+def _set_predictor_bias(branch: nn.Module, bias: Tensor) -> None:
+    with torch.no_grad():
+        branch.get_parameter('2.bias').copy_(bias)

@@ -1,0 +1,104 @@
+"""From scores and boxes of every prior to the detections of an image.
+
+Shape letters: A priors over all levels, C classes.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+from mmcv.ops import batched_nms
+from torch import Tensor
+
+MASK_FORMATS = ('bitmap', 'rle')
+
+
+@dataclass
+class TestSettings:
+    """`test_cfg` of the head.
+
+    Attributes:
+        score_thr: lowest class probability of a detection.
+        nms_pre: candidates that enter the suppression, the highest scores first.
+        nms: config of `mmcv.ops.batched_nms`, class by class.
+        max_per_img: detections per image.
+        multi_label: True lets a prior stand for each class above `score_thr` (what the published AP is measured
+            with); False for its highest alone.
+        mask_thr_binary: probability above which a pixel belongs to the object.
+        mask_format: 'bitmap' for one boolean array, 'rle' for a list of COCO run lengths, which saves memory
+            where many objects meet large images and is what `CocoMetric` stores anyway.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    score_thr: float = 0.001
+    nms_pre: int = 30000
+    nms: dict = field(default_factory=lambda: dict(type='nms', iou_threshold=0.7))
+    max_per_img: int = 300
+    multi_label: bool = True
+    mask_thr_binary: float = 0.5
+    mask_format: str = 'bitmap'
+
+    @classmethod
+    def from_config(cls, config: dict | None) -> 'TestSettings':
+        """Read a config; a key that is not known is an error, not a silence.
+
+        Raises:
+            ValueError: unknown key or unknown mask format.
+        """
+        config = dict(config or {})
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ValueError(
+                f'test_cfg: got unknown keys {unknown}, expected some of {known}. Remove or correct them.'
+            )
+        settings = cls(**config)
+        if settings.mask_format not in MASK_FORMATS:
+            raise ValueError(
+                f'test_cfg: got mask_format={settings.mask_format!r}, expected one of {MASK_FORMATS}.'
+            )
+        return settings
+
+
+class Detections(NamedTuple):
+    """Detections of one image, the highest score first.
+
+    Attributes:
+        bboxes: (n, 4) xyxy in pixels of the network input, not clipped.
+        scores: (n,) in [0, 1].
+        labels: (n,) int64.
+        prior: (n,) int64, the prior of each; one prior repeats where it stands for several classes.
+    """
+
+    bboxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    prior: Tensor
+
+
+def select_detections(scores: Tensor, bboxes: Tensor, settings: TestSettings) -> Detections:
+    """Threshold, keep the best `nms_pre`, suppress class by class, keep the best `max_per_img`.
+
+    Args:
+        scores: (C, A) probabilities of one image.
+        bboxes: (A, 4) xyxy in pixels of the network input.
+        settings: see `TestSettings`.
+    """
+    if settings.multi_label:
+        labels, prior = (scores > settings.score_thr).nonzero(as_tuple=True)
+        confidence = scores[labels, prior]
+    else:
+        best, best_label = scores.max(dim=0)
+        prior = (best > settings.score_thr).nonzero()[:, 0]
+        labels, confidence = best_label[prior], best[prior]
+    if len(confidence) > settings.nms_pre:
+        confidence, kept = confidence.topk(settings.nms_pre)
+        labels, prior = labels[kept], prior[kept]
+
+    if len(confidence) > 0:
+        candidates = bboxes[prior]
+        # batched_nms moves the classes apart by the largest coordinate, which holds for none below zero.
+        _, kept = batched_nms(candidates - candidates.min(), confidence, labels, settings.nms)
+        kept = kept[: settings.max_per_img]
+        labels, prior, confidence = labels[kept], prior[kept], confidence[kept]
+    return Detections(bboxes[prior], confidence, labels, prior)

@@ -1,0 +1,148 @@
+"""What `train` and `test` share: arguments, reading the config, and readable errors."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS, DefaultScope
+from mmengine.runner import Runner
+
+from mmext.engine.dist import LAUNCHERS, set_device, setup_dist
+from mmext.engine.preflight import PreflightError, explain_unbuilt_dataset
+from mmext.registry import readable_registry_errors
+
+TRACEBACK_VARIABLE = 'MMEXT_TRACEBACK'
+
+# What a wrong config, path or value raises in mmext, mmengine and mmdet. Anything else is a fault of the
+# program and keeps its traceback.
+USER_ERRORS = (ValueError, KeyError, OSError, ImportError, SyntaxError)
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that every tool with a Runner has."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, e.g. train_cfg.max_epochs=10 or a="[1,2]"',
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
+    # Older launchers pass the rank as an argument, under either spelling.
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--traceback', action='store_true', help='show where an error comes from')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config of a command line and applies the arguments of `add_runtime_arguments`.
+
+    Raises:
+        FileNotFoundError: if the config or one of its bases does not exist.
+        ValueError: if the device is not there.
+    """
+    if args.device:
+        set_device(args.device)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'config {args.config} does not exist')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def check_checkpoint(path: str) -> None:
+    """Looks for a checkpoint file before minutes are spent on loading data; addresses are left alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+
+
+def add_hook(cfg: Config, hook: dict) -> None:
+    """Adds a hook to the config unless it has one of this type already."""
+    hooks = cfg.get('custom_hooks') or []
+    if all(other['type'] != hook['type'] for other in hooks):
+        cfg.custom_hooks = [*hooks, hook]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Builds the runner that the config names, or the default one, on GPUs or the CPU.
+
+    Raises:
+        ValueError: if a part of the config has an argument that its class does not know.
+    """
+    setup_dist(cfg)
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except TypeError as error:
+        # A misspelt setting; any other TypeError is a fault of the program.
+        if 'unexpected keyword argument' not in str(error):
+            raise
+        raise ValueError(f'config {cfg.filename}: {error}') from error
+
+
+@contextmanager
+def explained_datasets(cfg: Config, *loaders: str) -> Iterator[None]:
+    """Runs the body; if it fails, looks for a cause in the data sets of these loaders first.
+
+    Raises:
+        PreflightError: what the preflight finds wrong with a data set; otherwise the error of the body.
+    """
+    try:
+        yield
+    except PreflightError:
+        raise
+    # What mmengine and pycocotools raise for data sets that they cannot build.
+    except (ValueError, KeyError, AssertionError, IndexError, TypeError):
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+            for loader in loaders:
+                if cfg.get(loader):
+                    explain_unbuilt_dataset(cfg[loader]['dataset'], f'{loader}.dataset')
+        raise
+
+
+def error_message(error: BaseException) -> str:
+    """One readable text for an error, without the worker traceback that torch wraps around it."""
+    # str(KeyError) puts quotes around its message.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if 'in DataLoader worker process' in text:
+        # The last line of the worker's traceback that is not indented starts the original message.
+        marker = f'\n{type(error).__name__}: '
+        text = text.rpartition(marker)[2]
+    return text.strip() or type(error).__name__
+
+
+def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Runs a command and turns a user's mistake into one message.
+
+    Returns:
+        The exit code: 0, or 2 after an error of `USER_ERRORS`. With `--traceback` or the environment
+        variable MMEXT_TRACEBACK=1 the traceback is printed first.
+    """
+    try:
+        with readable_registry_errors():
+            command(args)
+    except USER_ERRORS as error:
+        if args.traceback or os.environ.get(TRACEBACK_VARIABLE, '0') != '0':
+            traceback.print_exc()
+        print(f'error: {error_message(error)}', file=sys.stderr)
+        print('(--traceback shows where it was raised)', file=sys.stderr)
+        return 2
+    return 0

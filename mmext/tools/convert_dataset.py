@@ -1,0 +1,110 @@
+"""Convert a raw data set to COCO: `convert_dataset.py FORMAT RAW OUT`, see `--help` of each format.
+
+Exit code 0 with problems reported as warnings, 1 for problems under `--strict`, 2 if nothing can be used.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmext.datasets.converters import CONVERTERS
+from mmext.datasets.converters.splits import assign_splits
+from mmext.datasets.converters.writer import REPORT_NAME, write_coco
+from mmext.datasets.report import Report
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """One sub-command a format, whose own options are the fields of its converter."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    formats = parser.add_subparsers(dest='format', required=True, metavar='FORMAT')
+    for name, converter in CONVERTERS.items():
+        module_text = sys.modules[converter.__module__].__doc__ or ''
+        sub = formats.add_parser(
+            name,
+            help=module_text.splitlines()[0],
+            description=module_text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument('raw', type=Path, help='folder of the raw data')
+        sub.add_argument(
+            'out', type=Path, help='folder to write {train,val,test}.json and images/ to'
+        )
+        sub.add_argument(
+            '--link', action='store_true', help='hard-link the images instead of copying'
+        )
+        sub.add_argument(
+            '--strict', action='store_true', help='exit with 1 if there was any problem'
+        )
+        sub.add_argument(
+            '--fractions',
+            type=float,
+            nargs=3,
+            default=(0.7, 0.15, 0.15),
+            metavar=('TRAIN', 'VAL', 'TEST'),
+            help='shares of the splits, where the raw data names none (default: 0.7 0.15 0.15)',
+        )
+        sub.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
+        for option in dataclasses.fields(converter):  # type: ignore[arg-type]
+            sub.add_argument(
+                f'--{option.name.replace("_", "-")}', default=option.default, **option.metadata
+            )
+    return parser.parse_args(argv)
+
+
+def convert(args: argparse.Namespace) -> tuple[dict[str, dict], Report]:
+    """Read, split and write.
+
+    Returns:
+        The COCO dict of each split and the report.
+
+    Raises:
+        ValueError: Nothing can be used.
+    """
+    if not args.raw.is_dir():
+        raise ValueError(f'{args.raw} is no folder. Give the folder of the raw data.')
+    if args.out.resolve().is_relative_to(args.raw.resolve()):
+        raise ValueError(
+            f'OUT lies in RAW ({args.out}): its images would be read as raw data. Choose another.'
+        )
+    converter_class = CONVERTERS[args.format]
+    names = [option.name for option in dataclasses.fields(converter_class)]  # type: ignore[arg-type]
+    converter = converter_class(**{name: getattr(args, name) for name in names})
+    report = Report()
+    dataset = converter.read(args.raw, report)
+    assign_splits(dataset.images, tuple(args.fractions), args.seed)
+    dataset.images = [image for image in dataset.images if image.kept]
+    return write_coco(dataset, args.out, report, args.link), report
+
+
+def summary(splits: dict[str, dict]) -> str:
+    """A table: images, images without objects, and objects of each class, by split."""
+    lines = []
+    for split, coco in splits.items():
+        names = {category['id']: category['name'] for category in coco['categories']}
+        counts = Counter(names[ann['category_id']] for ann in coco['annotations'])
+        num_empty = len(coco['images']) - len({ann['image_id'] for ann in coco['annotations']})
+        objects = ', '.join(f'{name} {counts[name]}' for name in names.values())
+        lines.append(
+            f'{split:5s} {len(coco["images"])} images ({num_empty} without objects), objects: {objects}'
+        )
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        splits, report = convert(args)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print(summary(splits))
+    print(report.text())
+    print(f'written to {args.out} (every entry of the report: {args.out / REPORT_NAME})')
+    return 1 if args.strict and report.num_problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Convert a checkpoint of another project: `convert_weights.py SRC DST --source ultralytics`.
+
+Writes DST, a checkpoint that loads with `weights_only=True`, and beside it a config with the same
+stem that fits it; older files of these names are replaced. No code of the other project is imported
+or executed. Exit code 2 if the file cannot be converted. Converted weights keep the licence of
+their source.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmext.models.yolo.variants import Variant
+from mmext.models.yolo.weights import convert_state_dict, read_published
+from mmext.version import __version__
+
+
+class Converted(NamedTuple):
+    """What a source makes of a file.
+
+    Attributes:
+        state_dict: Tensors under the names of mmext's model.
+        meta: Facts for the checkpoint: strings, numbers and containers of them only.
+        config: Python text of the config that fits; `{checkpoint}` stands for the literal of DST's
+            file name.
+        report: Lines for the user.
+    """
+
+    state_dict: dict[str, Tensor]
+    meta: dict[str, Any]
+    config: str
+    report: list[str]
+
+
+# Epochs in the names of the shipped configs, which are the published schedules.
+_SEGMENT_EPOCHS = {'v8': 500, 'v11': 600}
+_SEGMENT_CONFIG = '''"""The model that fits the converted weights beside this file: {title}.
+
+With another number of classes than 80, point the data sets at your own before testing or training.
+"""
+
+_base_ = 'mmext::yolo/{base}'
+load_from = {{checkpoint}}
+model = dict(bbox_head=dict(num_classes={num_classes}, num_prototypes={num_prototypes}))
+'''
+
+
+def convert_ultralytics(path: Path) -> Converted:
+    """YOLOv8-seg and YOLO11-seg checkpoints, sizes n, s, m, l and x."""
+    published = read_published(path)
+    try:
+        state_dict, conversion = convert_state_dict(published.state_dict)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    variant = conversion.variant
+    meta: dict[str, Any] = variant._asdict()
+    report = [
+        f'{title(variant)}, {variant.num_classes} classes, {variant.num_prototypes} prototypes',
+        *_count_lines(conversion.mapped.values()),
+        f'not needed: {", ".join(conversion.ignored) or "nothing"}',
+    ]
+    if len(published.class_names) == variant.num_classes:
+        meta['dataset_meta'] = dict(classes=published.class_names)
+    else:
+        report.append(f'no class names: the file has {len(published.class_names)}')
+    return Converted(state_dict, meta, segment_config(variant), report)
+
+
+# One function a source, from the path of its file; another source is one more entry.
+SOURCES: dict[str, Callable[[Path], Converted]] = {'ultralytics': convert_ultralytics}
+
+
+def title(variant: Variant) -> str:
+    """Name under which the model was published."""
+    number = 'v8' if variant.version == 'v8' else '11'
+    return f'YOLO{number}{variant.size}-seg'
+
+
+def segment_config(variant: Variant) -> str:
+    """Text of a config that takes all but the head's sizes from a shipped one."""
+    name = f'{variant.version}{variant.size}'
+    return _SEGMENT_CONFIG.format(
+        title=title(variant),
+        base=f'segment_{name}_8xb16-{_SEGMENT_EPOCHS[variant.version]}e_coco.py',
+        num_classes=variant.num_classes,
+        num_prototypes=variant.num_prototypes,
+    )
+
+
+def convert(source: str, src: Path, dst: Path) -> list[str]:
+    """Read, convert, write the checkpoint and its config.
+
+    Returns:
+        Lines of the report.
+
+    Raises:
+        OSError: A file that cannot be read or written.
+        ValueError: A file that cannot be converted.
+    """
+    config_path = dst.with_suffix('.py')
+    if dst == config_path or dst.resolve() == src.resolve():
+        raise ValueError(f'{dst} cannot be written: give a new file that ends in .pth')
+    converted = SOURCES[source](src)
+    meta = dict(source=source, source_file=src.name, mmext_version=__version__, **converted.meta)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(meta=meta, state_dict=converted.state_dict), dst)
+    # mmengine puts the config's own folder in the place of fileDirname, so both files can be moved
+    # together.
+    checkpoint = repr('{{ fileDirname }}/' + dst.name)
+    config_path.write_text(converted.config.format(checkpoint=checkpoint), encoding='utf-8')
+    return [
+        f'{src}: {converted.report[0]}',
+        *(f'  {line}' for line in converted.report[1:]),
+        f'written: {dst}, {config_path}',
+        'The converted weights keep the licence of their source.',
+    ]
+
+
+def _count_lines(names: Iterable[str]) -> list[str]:
+    """Number of tensors of each part of the model."""
+    counts = Counter(name.partition('.')[0] for name in names)
+    return [f'{part}: {count} tensors' for part, count in counts.items()]
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', type=Path, help='checkpoint of the other project')
+    parser.add_argument('dst', type=Path, help='checkpoint to write, ending in .pth')
+    parser.add_argument(
+        '--source', required=True, choices=sorted(SOURCES), help='the project that SRC is from'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        report = convert(args.source, args.src, args.dst)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print('\n'.join(report))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

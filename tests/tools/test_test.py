@@ -1,0 +1,167 @@
+"""The test tool: what it writes into the config, how it answers mistakes, and whole runs."""
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from pycocotools import mask as coco_mask
+
+from mmext.evaluation.dump import without_truth
+from mmext.tools import test as test_tool
+from tests.tiny import make_tiny_coco, tiny_config
+
+TTA = dict(
+    tta_model=dict(
+        type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=9)
+    ),
+    tta_pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='Resize', scale=(64, 64))],
+                [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+                [dict(type='LoadAnnotations', with_bbox=True)],
+                [
+                    dict(
+                        type='PackDetInputs',
+                        meta_keys=(
+                            'img_id',
+                            'img_path',
+                            'ori_shape',
+                            'img_shape',
+                            'scale_factor',
+                            'flip',
+                            'flip_direction',
+                        ),
+                    )
+                ],
+            ],
+        ),
+    ],
+)
+
+
+def make_config(tmp_path: Path) -> Config:
+    """The tiny data set and a config that is tested on three of its images."""
+    make_tiny_coco(tmp_path, 2)
+    make_tiny_coco(tmp_path, 3, split='val', seed=1)
+    cfg = tiny_config(tmp_path, tmp_path / 'work')
+    cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+    cfg.default_hooks.visualization = dict(type='DetVisualizationHook', score_thr=0.0)
+    cfg.merge_from_dict(TTA)
+    cfg.dump(tmp_path / 'tiny.py')
+    return cfg
+
+
+def save_model(cfg: Config, path: Path) -> None:
+    """A checkpoint of the config's untrained model."""
+    torch.save({'state_dict': Runner.from_cfg(cfg).model.state_dict()}, path)
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    """Runs the tool on the config and checkpoint in a folder."""
+    return test_tool.main([str(tmp_path / 'tiny.py'), str(tmp_path / 'model.pth'), *arguments])
+
+
+def test_without_truth__dense_and_encoded_masks_end_alike() -> None:
+    dense = torch.zeros(1, 6, 8, dtype=torch.bool)
+    dense[0, 1:4, 2:7] = True
+    encoded = [coco_mask.encode(np.asfortranarray(dense[0].numpy().astype(np.uint8)))]
+    for masks in (dense, encoded):
+        sample = dict(
+            img_id=3, gt_instances=dict(bboxes=1), pred_instances=dict(masks=masks, labels=[0])
+        )
+        dumped = without_truth(sample)
+        assert dumped == dict(img_id=3, pred_instances=dict(masks=encoded, labels=[0]))
+        # The other metrics still see the sample as it was.
+        assert sample['gt_instances'] == dict(bboxes=1)
+        assert sample['pred_instances']['masks'] is masks
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'options', 'message'),
+    [
+        (['--out', 'a.json'], {}, 'expected a name ending in .pkl'),
+        (['--show-dir', 'a'], dict(visualizer=None), 'no visualizer'),
+        (['--tta'], dict(tta_model=None), 'the config has no tta_model'),
+        (['--tta'], {'test_evaluator.metric': ['bbox', 'segm']}, 'loses the masks'),
+        ([], dict(test_dataloader=None), 'has no test_dataloader: nothing to test on'),
+    ],
+    ids=['out', 'show', 'no tta', 'tta of masks', 'no test data'],
+)
+def test_main__a_mistake_is_one_message_and_exit_code_2(
+    tmp_path: Path,
+    arguments: list[str],
+    options: dict,
+    message: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    cfg = make_config(tmp_path)
+    cfg.merge_from_dict(options)
+    for key in [key for key, value in options.items() if value is None]:
+        cfg.pop(key)
+    cfg.dump(tmp_path / 'tiny.py')
+    (tmp_path / 'model.pth').touch()
+    assert run(tmp_path, *arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert 'Traceback' not in errors
+
+
+def test_main__missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_config(tmp_path)
+    assert run(tmp_path) == 2
+    assert 'model.pth does not exist' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_main__checkpoint_with_another_number_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = make_config(tmp_path)
+    cfg.model.bbox_head.num_classes = 5
+    save_model(cfg, tmp_path / 'model.pth')
+    assert run(tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert 'model.pth does not fit RTMDet' in errors
+    assert '(5, 32, 1, 1) -> (2, 32, 1, 1)' in errors
+
+
+@pytest.mark.slow
+def test_main__writes_predictions_and_pictures(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    save_model(cfg, tmp_path / 'model.pth')
+    out, pictures = tmp_path / 'out.pkl', tmp_path / 'pictures'
+    assert run(tmp_path, '--out', str(out), '--show-dir', str(pictures)) == 0
+    results = pickle.loads(out.read_bytes())
+    assert [result['img_id'] for result in results] == [0, 1, 2]
+    cfg.load_from = str(tmp_path / 'model.pth')
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    runner.model.eval()
+    with torch.no_grad():
+        predicted = [s for data in runner.test_dataloader for s in runner.model.test_step(data)]
+    for result, sample in zip(results, predicted, strict=True):
+        assert 'gt_instances' not in result
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(result['pred_instances'][key], sample.pred_instances[key])
+    drawn = sorted(pictures.glob('*.png'))
+    assert [path.name for path in drawn] == ['val_0.png', 'val_1.png', 'val_2.png']
+    assert cv2.imread(str(drawn[0])) is not None
+
+
+@pytest.mark.slow
+def test_main__test_time_augmentation_runs(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    save_model(cfg, tmp_path / 'model.pth')
+    out = tmp_path / 'out.pkl'
+    assert run(tmp_path, '--tta', '--out', str(out)) == 0
+    # The merging of the two flips keeps 9 boxes at most; the model alone would give up to 20.
+    counts = [len(result['pred_instances']['scores']) for result in pickle.loads(out.read_bytes())]
+    assert counts == [9, 9, 9]

@@ -1,5 +1,17 @@
 """Shared set-up of the tests. With `tests/__init__.py` it puts the root of the checkout on the import path,
 so that every test can `from tests.tiny import ...`, however pytest is started."""
 
+import pytest
+
 # Before any test imports mmdet: it offers the torch ops that mmdet needs where mmcv has no compiled ones.
 import mmext  # noqa: F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites our own summaries; the commit says why they moved."""
+    parser.addoption('--update-golden', action='store_true', help='rewrite tests/golden/contract.json')
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption('--update-golden')

@@ -86,3 +86,5 @@ param_scheduler = [
         by_epoch=True,
     )
 ]
+
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP', rule='greater'))

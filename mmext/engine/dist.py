@@ -5,7 +5,9 @@ import os
 import mmengine.device.utils as device_utils
 import torch
 from mmengine.config import ConfigDict
-from torch import distributed
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
+from torch import distributed, nn
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -40,8 +42,8 @@ def setup_dist(cfg: ConfigDict) -> None:
     """Joins the process group on the CPU and writes into `cfg` what mmengine needs for it.
 
     Call before the Runner is built, with `cfg.launcher` set. Does nothing without a launcher, or on a GPU,
-    where mmengine's own way works. On the CPU it fails twice: `init_dist` calls
-    `torch.cuda.set_device`, and `wrap_model` gives DDP the device index of a GPU.
+    where mmengine's own way works. On the CPU it fails three times: `init_dist` calls
+    `torch.cuda.set_device`, `wrap_model` gives DDP the index of a GPU, and DDP refuses SyncBN.
 
     Raises:
         ValueError: if the launcher cannot run on the CPU, or its environment variables are missing.
@@ -60,18 +62,46 @@ def setup_dist(cfg: ConfigDict) -> None:
             'start with torchrun, for example: torchrun --nproc_per_node 2 tools/train.py '
             'CONFIG --launcher pytorch (or tools/dist_train.sh CONFIG 2)'
         )
-    if cfg.get('sync_bn'):
-        raise ValueError(
-            f'sync_bn={cfg.sync_bn!r} needs GPUs; on the CPU remove it from the config '
-            '(--cfg-options sync_bn=None)'
-        )
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or {}
     cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **wrapper,
+        'type': 'CPUDistributedDataParallel',
         'device_ids': None,
     }
+
+
+# In mmengine's own registry, since mmext has none of this kind; `setup_dist` is its only user.
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """Data-parallel training on the CPU.
+
+    Synchronized BatchNorm exists on GPUs only, and DDP refuses it on the CPU; it becomes plain BatchNorm, as mmengine
+    does in a single process. `mmext.AverageBuffersHook` keeps its statistics equal in all processes.
+
+    Args:
+        module: the model, on the CPU.
+        device_ids: None; mmengine always passes it, and DDP knows no devices on the CPU.
+        find_unused_parameters: whether parameters may be without a gradient.
+        broadcast_buffers: whether the first process overwrites the buffers of the others in each step.
+        detect_anomalous_params: whether to name parameters without a gradient.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: None = None,
+        *,
+        find_unused_parameters: bool = False,
+        broadcast_buffers: bool = False,
+        detect_anomalous_params: bool = False,
+    ) -> None:
+        super().__init__(
+            revert_sync_batchnorm(module),
+            detect_anomalous_params=detect_anomalous_params,
+            device_ids=device_ids,
+            find_unused_parameters=find_unused_parameters,
+            broadcast_buffers=broadcast_buffers,
+        )

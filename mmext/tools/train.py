@@ -78,7 +78,8 @@ def enable_lr_scaling(cfg: Config) -> None:
 
 def set_randomness(cfg: Config, seed: int | None, deterministic: bool) -> None:
     """Writes seed and determinism into the config; determinism without any seed takes seed 0."""
-    randomness = cfg.setdefault('randomness', {})
+    # Config.setdefault would hand out a copy, and an empty dict is no `randomness` for the Runner.
+    randomness = dict(cfg.get('randomness') or {})
     if seed is not None:
         randomness['seed'] = seed
     if deterministic:
@@ -86,6 +87,8 @@ def set_randomness(cfg: Config, seed: int | None, deterministic: bool) -> None:
         if randomness.get('seed') is None:
             randomness['seed'] = 0
         add_hook(cfg, dict(type='mmext.ReproducibleHook'))
+    if randomness:
+        cfg.randomness = randomness
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

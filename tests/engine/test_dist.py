@@ -61,10 +61,3 @@ def test_setup_dist__missing_variables_name_torchrun() -> None:
 def test_setup_dist__other_launchers_need_gpus() -> None:
     with pytest.raises(ValueError, match='slurm needs GPUs'):
         setup_dist(Config(dict(launcher='slurm')))
-
-
-def test_setup_dist__sync_bn_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
-        monkeypatch.setenv(name, '0')
-    with pytest.raises(ValueError, match="sync_bn='torch' needs GPUs"):
-        setup_dist(Config(dict(launcher='pytorch', sync_bn='torch')))

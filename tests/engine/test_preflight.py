@@ -191,8 +191,8 @@ def test_splits__shared_images_warn(root: Path) -> None:
         (lambda d: RepeatDataset(d, 2), ['x.dataset']),
         (lambda d: ClassBalancedDataset(d, 0.1), ['x.dataset']),
         (
-            lambda d: RepeatDataset(ConcatDataset([d, d]), 2),
-            ['x.dataset.datasets[0]', 'x.dataset.datasets[1]'],
+            lambda d: ConcatDataset([d, d]),
+            ['x.datasets[0]', 'x.datasets[1]'],
         ),
     ],
     ids=['repeat', 'balanced', 'concat'],

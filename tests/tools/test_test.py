@@ -55,18 +55,23 @@ def make_config(tmp_path: Path) -> Config:
     cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
     cfg.default_hooks.visualization = dict(type='DetVisualizationHook', score_thr=0.0)
     cfg.merge_from_dict(TTA)
-    cfg.dump(tmp_path / 'tiny.py')
+    cfg.dump(tmp_path / f'{tmp_path.name}.py')
     return cfg
 
 
 def save_model(cfg: Config, path: Path) -> None:
-    """A checkpoint of the config's untrained model."""
-    torch.save({'state_dict': Runner.from_cfg(cfg).model.state_dict()}, path)
+    """A checkpoint of the config's untrained model, with scores that differ from place to place."""
+    model = Runner.from_cfg(cfg).model
+    for layer in model.bbox_head.rtm_cls:
+        layer.weight.data *= 100
+    torch.save({'state_dict': model.state_dict()}, path)
 
 
 def run(tmp_path: Path, *arguments: str) -> int:
     """Runs the tool on the config and checkpoint in a folder."""
-    return test_tool.main([str(tmp_path / 'tiny.py'), str(tmp_path / 'model.pth'), *arguments])
+    return test_tool.main(
+        [str(tmp_path / f'{tmp_path.name}.py'), str(tmp_path / 'model.pth'), *arguments]
+    )
 
 
 def test_without_truth__dense_and_encoded_masks_end_alike() -> None:
@@ -106,7 +111,7 @@ def test_main__a_mistake_is_one_message_and_exit_code_2(
     cfg.merge_from_dict(options)
     for key in [key for key, value in options.items() if value is None]:
         cfg.pop(key)
-    cfg.dump(tmp_path / 'tiny.py')
+    cfg.dump(tmp_path / f'{tmp_path.name}.py')
     (tmp_path / 'model.pth').touch()
     assert run(tmp_path, *arguments) == 2
     errors = capsys.readouterr().err
@@ -157,11 +162,17 @@ def test_main__writes_predictions_and_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_main__test_time_augmentation_runs(tmp_path: Path) -> None:
+def test_main__test_time_augmentation_is_blind_to_mirrors(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     save_model(cfg, tmp_path / 'model.pth')
-    out = tmp_path / 'out.pkl'
-    assert run(tmp_path, '--tta', '--out', str(out)) == 0
-    # The merging of the two flips keeps 9 boxes at most; the model alone would give up to 20.
-    counts = [len(result['pred_instances']['scores']) for result in pickle.loads(out.read_bytes())]
-    assert counts == [9, 9, 9]
+    images = tmp_path / 'images'
+    cv2.imwrite(str(images / 'val_1.png'), cv2.imread(str(images / 'val_0.png'))[:, ::-1])
+    scores = {}
+    for options in ([], ['--tta']):
+        out = tmp_path / 'out.pkl'
+        assert run(tmp_path, '--out', str(out), *options) == 0
+        first, second, _ = (result['pred_instances'] for result in pickle.loads(out.read_bytes()))
+        scores[bool(options)] = first['scores'][:5], second['scores'][:5]
+    torch.testing.assert_close(*scores[True], atol=0, rtol=1e-5)
+    # The model alone sees the difference.
+    assert not torch.allclose(*scores[False], atol=0, rtol=1e-4)

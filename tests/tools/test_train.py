@@ -38,8 +38,10 @@ def write_config(tmp_path: Path, **options: int) -> Path:
     cfg.custom_hooks = HOOKS
     cfg.optim_wrapper.constructor = 'mmext.YOLOOptimWrapperConstructor'
     cfg.log_level = 'INFO'
-    cfg.dump(tmp_path / 'tiny.py')
-    return tmp_path / 'tiny.py'
+    # mmengine names a run by its config and the second: each test needs a name of its own.
+    path = tmp_path / f'{tmp_path.name}.py'
+    cfg.dump(path)
+    return path
 
 
 def start_training(arguments: Sequence[object]) -> subprocess.Popen:
@@ -288,7 +290,7 @@ def test_train__killed_in_mid_epoch_resumes_from_the_last_checkpoint(
     work = tmp_path / 'work'
     assert (work / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     run_training(config, '--resume', *options)
-    assert 'resumed epoch: 1, iter: 4' in capfd.readouterr().err
+    assert 'resumed epoch: 1, iter: 4' in capfd.readouterr().out
     run_training(config, '--work-dir', tmp_path / 'whole', *options)
     assert_same_bits(work / 'epoch_3.pth', tmp_path / 'whole' / 'epoch_3.pth')
 

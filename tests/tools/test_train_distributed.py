@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmext.tools import test as test_tool
 from tests.tiny import make_tiny_coco, tiny_config
@@ -33,36 +35,52 @@ def torchrun(arguments: list[object]) -> None:
     assert process.returncode == 0, process.stderr[-3000:]
 
 
-def last_metrics(work_dir: Path) -> dict[str, float]:
-    """The COCO scores that the last run wrote into its log folder."""
-    (path, *_) = sorted(work_dir.glob('*/[0-9]*.json'), reverse=True)
+def coco_scores(path: Path) -> dict[str, float]:
+    """The COCO scores in the last line of a log file."""
     scores = json.loads(path.read_text().splitlines()[-1])
     return {key: value for key, value in scores.items() if key.startswith('coco/')}
 
 
-@pytest.mark.slow
-def test_two_processes__equal_weights_and_the_metric_of_one(tmp_path: Path) -> None:
-    # Two processes take every second image each: all images of the second one are without objects.
-    make_tiny_coco(tmp_path, 8, empty=(1, 3, 5, 7))
-    # An odd number: one image is drawn twice to fill the last batch and must not count twice.
-    make_tiny_coco(tmp_path, 5, split='val', seed=1)
-    cfg = tiny_config(tmp_path, tmp_path / 'work', max_epochs=6)
+def make_config(root: Path, max_epochs: int, lr: float) -> Config:
+    """The tiny training with averaged weights, validated on five images.
+
+    Five is odd: with two processes one image is drawn twice to fill the last batch and must not count twice.
+    """
+    make_tiny_coco(root, 5, split='val', seed=1)
+    cfg = tiny_config(root, root / 'work', max_epochs=max_epochs)
     cfg.train_dataloader.sampler.shuffle = False
-    cfg.optim_wrapper.optimizer.lr = 5e-3
+    cfg.optim_wrapper.optimizer.lr = lr
+    cfg.default_hooks.checkpoint.interval = max_epochs
     cfg.custom_hooks = [
-        dict(type='mmext.StepEMAHook', ema_type='ExpMomentumEMA', gamma=5, update_buffers=True)
+        dict(type='mmext.StepEMAHook', ema_type='ExpMomentumEMA', momentum=0.2, update_buffers=True)
     ]
     cfg.log_level = 'INFO'
-    cfg.dump(tmp_path / 'tiny.py')
-    torchrun([WORKER, tmp_path, tmp_path / 'tiny.py', '--launcher', 'pytorch', '--device', 'cpu'])
-    first, second = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert not different
-    in_training = last_metrics(tmp_path / 'work')
+    return cfg
+
+
+@pytest.mark.slow
+def test_two_processes__equal_weights_and_the_metric_of_one(tmp_path: Path) -> None:
+    # A few seconds in one process, so that there is a score to compare.
+    first_run, second_run = tmp_path / 'first', tmp_path / 'second'
+    make_tiny_coco(first_run, 8)
+    Runner.from_cfg(make_config(first_run, max_epochs=25, lr=5e-3)).train()
+    # Two processes take every second image each: all images of the second one are without objects.
+    make_tiny_coco(second_run, 8, empty=(1, 3, 5, 7))
+    cfg = make_config(second_run, max_epochs=2, lr=1e-4)
+    cfg.load_from = str(first_run / 'work' / 'epoch_25.pth')
+    config = tmp_path / 'tiny.py'
+    cfg.dump(config)
+    torchrun([WORKER, tmp_path, config, '--launcher', 'pytorch', '--device', 'cpu'])
+
+    one, other = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    (log,) = (second_run / 'work').glob('*/vis_data/scalars.json')
+    in_training = coco_scores(log)
     assert in_training['coco/bbox_mAP_50'] > 0
 
-    arguments = [tmp_path / 'tiny.py', tmp_path / 'work' / 'epoch_6.pth', '--device', 'cpu']
-    one, two = tmp_path / 'one', tmp_path / 'two'
-    assert test_tool.main([*map(str, arguments), '--work-dir', str(one)]) == 0
-    torchrun(['-m', 'mmext.tools.test', *arguments, '--work-dir', two, '--launcher', 'pytorch'])
-    assert last_metrics(one) == last_metrics(two) == in_training
+    arguments = [config, second_run / 'work' / 'epoch_2.pth', '--device', 'cpu', '--work-dir']
+    alone, together = tmp_path / 'alone', tmp_path / 'together'
+    assert test_tool.main([*map(str, arguments), str(alone)]) == 0
+    torchrun(['-m', 'mmext.tools.test', *arguments, together, '--launcher', 'pytorch'])
+    tested = [coco_scores(path) for folder in (alone, together) for path in folder.glob('*/*.json')]
+    assert tested == [in_training, in_training]

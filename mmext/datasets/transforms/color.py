@@ -58,6 +58,6 @@ def _checked(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f'got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) '
-            "uint8. Load with color_type='color' and change colours before anything converts to float"
+            "uint8. Load with color_type='color', and change colours before converting to float"
         )
     return image

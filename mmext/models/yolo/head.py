@@ -2,8 +2,7 @@
 
 Only this file of the system sees data samples: it turns them into tensors, and tensors into results.
 
-Shape letters: B images, A priors over all levels, C classes, R bins of a side's distance distribution,
-K mask prototypes, M ground truths of the batch one after another.
+Shape letters: B images, A priors over all levels, C classes, R bins of a side's distribution, K prototypes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -245,9 +244,7 @@ class Segment(BaseDenseHead):
         """Detections of a batch; see `SegmentOutputs` for the first four arguments.
 
         Args:
-            batch_img_metas: `img_shape` (h, w); with `rescale` also `ori_shape` (h, w), `scale_factor`
-                (w_scale, h_scale) and, where the image was padded at the left or top, `pad_param` (top, bottom,
-                left, right) in pixels of the network input.
+            batch_img_metas: what `OutputFrame.from_meta` reads.
             rescale: True for results in the original image, False for the network input (`img_shape`).
 
         Returns:

@@ -60,6 +60,7 @@ setup(
         'scipy',
         'pycocotools',
         'matplotlib',
+        'tqdm',
         'transformers>=5,<6',
     ],
     extras_require={

@@ -9,7 +9,9 @@ import mmext  # noqa: F401
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` rewrites our own summaries; the commit says why they moved."""
-    parser.addoption('--update-golden', action='store_true', help='rewrite tests/golden/contract.json')
+    parser.addoption(
+        '--update-golden', action='store_true', help='rewrite tests/golden/contract.json'
+    )
 
 
 @pytest.fixture

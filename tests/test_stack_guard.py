@@ -48,7 +48,7 @@ def test_check_stack__the_installed_stack_passes():
     ('changes', 'expected'),
     [
         pytest.param({'torch': None}, ['torch is not installed', 'pip install'], id='no-torch'),
-        pytest.param({'torch': '2.3.1'}, ['torch 2.3.1', '"torch>=2.4"'], id='old-torch'),
+        pytest.param({'torch': '2.5.1'}, ['torch 2.5.1', '"torch>=2.6"'], id='old-torch'),
         pytest.param(
             {name: None for name in GOOD if name != 'torch'},
             [

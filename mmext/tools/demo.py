@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmext
 from mmext.tools import make_synthetic, test, train
 from mmext.tools.command import run_command
 from mmext.visualization import plot_curves
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs/yolo/segment_v8n_1xb16-20e_synthetic.py'
+CONFIG = Path(mmext.__file__).parent / '.mim/configs/yolo/segment_v8n_1xb8-12e_synthetic.py'
 PROJECT = """_base_ = {base!r}
 
 data_root = {root!r}

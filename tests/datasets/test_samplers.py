@@ -81,7 +81,9 @@ def test_sampler__all_images_empty():
     assert sorted(sampler) == [0, 1]
 
 
-@pytest.mark.parametrize('options', [dict(empty_fraction=1.5), dict(power=-1)], ids=['share', 'power'])
+@pytest.mark.parametrize(
+    'options', [dict(empty_fraction=1.5), dict(power=-1)], ids=['share', 'power']
+)
 def test_sampler__refuses_values_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ClassBalancedSampler(Records(LABELS), **options)

@@ -51,7 +51,10 @@ def test_draw_instances__box_edges():
 
 def instances(**extra):
     return InstanceData(
-        bboxes=torch.tensor([[5.0, 10, 25, 20]]), labels=torch.tensor([0]), masks=KINDS['rle'], **extra
+        bboxes=torch.tensor([[5.0, 10, 25, 20]]),
+        labels=torch.tensor([0]),
+        masks=KINDS['rle'],
+        **extra,
     )
 
 
@@ -73,7 +76,9 @@ def test_visualizer__truth_left_and_confident_predictions_right(tmp_path, score,
 
 def test_visualizer__image_without_objects():
     visualizer = InstanceVisualizer(name='empty')
-    empty = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), masks=[])
+    empty = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), masks=[]
+    )
     image = np.full((40, 60, 3), 100, dtype=np.uint8)
     visualizer.add_datasample('x', image, DetDataSample(gt_instances=empty), draw_pred=False)
     np.testing.assert_array_equal(visualizer.get_image(), image)

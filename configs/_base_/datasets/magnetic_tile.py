@@ -44,7 +44,9 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     # 668 of 936 photos show no defect, and Fray has a fifth of the photos of Blowhole.
-    sampler=dict(type='mmext.ClassBalancedSampler', empty_fraction=0.15, power=0.5, num_samples=1280),
+    sampler=dict(
+        type='mmext.ClassBalancedSampler', empty_fraction=0.15, power=0.5, num_samples=1280
+    ),
     dataset=dict(
         type='mmext.InstanceDataset',
         metainfo=metainfo,

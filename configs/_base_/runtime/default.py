@@ -1,4 +1,4 @@
-"""What every run shares: logging, checkpoints, EMA, the preflight check, pictures."""
+"""What every run shares: logging, checkpoints, pictures."""
 
 default_scope = 'mmdet'
 
@@ -9,6 +9,8 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    # On a terminal only.
+    progress=dict(type='mmext.ProgressBarHook'),
 )
 
 env_cfg = dict(

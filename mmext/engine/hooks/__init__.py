@@ -6,6 +6,7 @@ from .checkpoint_report import CheckpointReportHook
 from .close_mosaic import CloseMosaicHook
 from .ema import StepEMAHook
 from .preflight import PreflightHook
+from .progress import ProgressBarHook
 from .reproducible import ReproducibleHook
 from .val_loss import ValLossHook
 from .warmup import YOLOWarmupHook
@@ -16,6 +17,7 @@ __all__ = [
     'CheckpointReportHook',
     'CloseMosaicHook',
     'PreflightHook',
+    'ProgressBarHook',
     'ReproducibleHook',
     'StepEMAHook',
     'ValLossHook',

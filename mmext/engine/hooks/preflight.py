@@ -14,6 +14,7 @@ from mmext.engine.preflight import (
     report_findings,
 )
 from mmext.engine.preflight_checks import check_evaluated_images, check_num_classes
+from mmext.engine.preflight_probe import probe_pipeline
 from mmext.registry import HOOKS
 
 
@@ -37,7 +38,7 @@ class PreflightHook(Hook):
 
     Checks the training and validation data before training, and the data of `val` and `test` runs
     before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
-    survive loading, boxes outside the image, images shared between splits, the metric's annotation file. Logs one
+    survive loading and the training pipeline, boxes outside the image, images shared between splits, the metric's annotation file. Logs one
     line a data set with the label histogram. The cost is one more reading of the annotation files.
 
     Raises:
@@ -84,4 +85,7 @@ class PreflightHook(Hook):
                 findings += check_num_classes(head_classes(bare_model(runner.model)), classes)
             if loader in evaluators:
                 findings += check_evaluator(loader, dataset, evaluators[loader])
+            # Where something is wrong already, building a sample may fail less clearly.
+            if loader == 'train_dataloader' and not any(finding.is_error for finding in findings):
+                findings += probe_pipeline(f'{loader}.dataset', dataset)
         report_findings(list(dict.fromkeys(findings)))

@@ -3,12 +3,12 @@
 Each is a sequence of three whose last is the predictor, a plain 1x1 convolution with bias.
 """
 
-import math
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+
+from mmext.models.common.layers import ConvNormAct
 
 
 def plain_branch(in_channels: int, hidden: int, out_channels: int, **layer: Any) -> nn.Sequential:
@@ -21,8 +21,8 @@ def plain_branch(in_channels: int, hidden: int, out_channels: int, **layer: Any)
         layer: `norm_cfg` and `act_cfg` of the convolutions.
     """
     return nn.Sequential(
-        ConvModule(in_channels, hidden, 3, padding=1, **layer),
-        ConvModule(hidden, hidden, 3, padding=1, **layer),
+        ConvNormAct(in_channels, hidden, kernel_size=3, **layer),
+        ConvNormAct(hidden, hidden, kernel_size=3, **layer),
         nn.Conv2d(hidden, out_channels, 1),
     )
 
@@ -40,22 +40,12 @@ def separable_branch(
 
 def _separable_conv(in_channels: int, out_channels: int, **layer: Any) -> nn.Sequential:
     return nn.Sequential(
-        ConvModule(in_channels, in_channels, 3, padding=1, groups=in_channels, **layer),
-        ConvModule(in_channels, out_channels, 1, **layer),
+        ConvNormAct(in_channels, in_channels, kernel_size=3, groups=in_channels, **layer),
+        ConvNormAct(in_channels, out_channels, **layer),
     )
 
 
 CLASS_BRANCHES = {'v8': plain_branch, 'v11': separable_branch}
-
-# What torch itself fills convolutions with.
-TORCH_CONV_INIT = dict(
-    type='Kaiming',
-    layer='Conv2d',
-    a=math.sqrt(5),
-    distribution='uniform',
-    mode='fan_in',
-    nonlinearity='leaky_relu',
-)
 
 
 def set_class_prior(

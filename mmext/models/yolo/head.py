@@ -14,10 +14,10 @@ from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmext.models.common.layers import ACT_CFG, NORM_CFG
 from mmext.models.yolo.assembly import OutputFrame, assemble_bitmaps, assemble_rles
 from mmext.models.yolo.branches import (
     CLASS_BRANCHES,
-    TORCH_CONV_INIT,
     plain_branch,
     set_box_prior,
     set_class_prior,
@@ -85,7 +85,7 @@ class Segment(BaseDenseHead):
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg or dict(TORCH_CONV_INIT))
+        super().__init__(init_cfg)
         if len(in_channels) != len(strides):
             raise ValueError(
                 f'Segment: got {len(in_channels)} in_channels for {len(strides)} strides; give one per level.'
@@ -102,8 +102,8 @@ class Segment(BaseDenseHead):
         self.test_settings = TestSettings.from_config(test_cfg)
 
         layer = dict(
-            norm_cfg=norm_cfg or dict(type='BN', momentum=0.03, eps=0.001),
-            act_cfg=act_cfg or dict(type='SiLU', inplace=True),
+            norm_cfg=norm_cfg or NORM_CFG,
+            act_cfg=act_cfg or ACT_CFG,
         )
         self._build_branches(list(in_channels), CLASS_BRANCHES[version], layer)
         self.proto = MODELS.build(

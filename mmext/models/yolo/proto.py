@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from mmext.models.common.layers import ConvNormAct
 from mmext.registry import MODELS
 
 
@@ -33,10 +33,10 @@ class Proto(nn.Module):
     ) -> None:
         super().__init__()
         layer = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.cv1 = ConvModule(in_channels[0], hidden_channels, 3, padding=1, **layer)
+        self.cv1 = ConvNormAct(in_channels[0], hidden_channels, kernel_size=3, **layer)
         self.upsample = nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, stride=2)
-        self.cv2 = ConvModule(hidden_channels, hidden_channels, 3, padding=1, **layer)
-        self.cv3 = ConvModule(hidden_channels, num_prototypes, 1, **layer)
+        self.cv2 = ConvNormAct(hidden_channels, hidden_channels, kernel_size=3, **layer)
+        self.cv3 = ConvNormAct(hidden_channels, num_prototypes, **layer)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features of each level (B, C, H / 8, W / 8), ... to prototypes (B, num_prototypes, H / 4, W / 4)."""

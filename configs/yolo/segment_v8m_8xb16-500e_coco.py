@@ -28,6 +28,8 @@ model = dict(
         deepen_factor=0.67,
         widen_factor=0.75,
         max_channels=768,
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
     ),
     neck=dict(
         type='mmext.CSPPAN',
@@ -35,22 +37,29 @@ model = dict(
         in_channels=[192, 384, 576],
         out_channels=[192, 384, 576],
         deepen_factor=0.67,
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
     ),
     bbox_head=dict(
         type='mmext.Segment',
         version='v8',
         num_classes=80,
         in_channels=[192, 384, 576],
+        strides=(8, 16, 32),
         reg_max=16,
         num_prototypes=32,
+        norm_cfg=dict(type='BN', momentum=0.03, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
         proto=dict(type='mmext.Proto', hidden_channels=192),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5),
         loss_bbox=dict(type='mmext.CIoULoss', loss_weight=7.5),
         loss_dfl=dict(type='mmext.BoxDistributionLoss', loss_weight=1.5),
-        loss_mask=dict(type='mmext.PointMaskLoss', loss_weight=7.5),
+        loss_mask=dict(type='mmext.DenseMaskLoss', loss_weight=7.5, mask_stride=4),
         loss_scale='batch',
     ),
-    train_cfg=dict(assigner=dict(type='mmext.BatchTALAssigner', topk=10, alpha=0.5, beta=6.0)),
+    train_cfg=dict(
+        assigner=dict(type='mmext.BatchTALAssigner', topk=10, alpha=0.5, beta=6.0, min_gt_side=16.0)
+    ),
     test_cfg=dict(
         score_thr=0.001,
         nms_pre=30000,
@@ -58,6 +67,7 @@ model = dict(
         # COCO's AP looks at 100 detections an image; masks of more would be work for nothing.
         max_per_img=100,
         multi_label=True,
+        mask_thr_binary=0.5,
         mask_format='rle',
     ),
 )

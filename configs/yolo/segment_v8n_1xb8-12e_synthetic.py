@@ -29,6 +29,7 @@ model = dict(
         widen_factor=0.25,
         max_channels=1024,
         norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
     ),
     neck=dict(
         type='mmext.CSPPAN',
@@ -37,21 +38,24 @@ model = dict(
         out_channels=[64, 128, 256],
         deepen_factor=0.33,
         norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
     ),
     bbox_head=dict(
         type='mmext.Segment',
         version='v8',
         num_classes=5,
         in_channels=[64, 128, 256],
+        strides=(8, 16, 32),
         reg_max=16,
         num_prototypes=32,
         norm_cfg=dict(type='BN', momentum=0.1, eps=1e-3),
+        act_cfg=dict(type='SiLU', inplace=False),
         proto=dict(type='mmext.Proto', hidden_channels=64),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5),
         loss_bbox=dict(type='mmext.CIoULoss', loss_weight=7.5),
         loss_dfl=dict(type='mmext.BoxDistributionLoss', loss_weight=1.5),
         # Points keep full-resolution targets: a 4 x 4 average erases cracks of two pixels.
-        loss_mask=dict(type='mmext.PointMaskLoss', loss_weight=7.5),
+        loss_mask=dict(type='mmext.PointMaskLoss', loss_weight=7.5, num_points=512, mask_stride=1),
         # AdamW wants a mean; the sum over the batch belongs to SGD at 0.01.
         loss_scale='mean',
         class_prior=0.01,
@@ -64,6 +68,8 @@ model = dict(
             topk=10,
             alpha=0.5,
             beta=6.0,
+            # An object of a few pixels, between the centres of cells, still gets cells.
+            min_gt_side=16.0,
             # Positives of a poor overlap still teach their class: without it nothing starts for small objects.
             min_quality=0.1,
         )
@@ -74,6 +80,7 @@ model = dict(
         nms=dict(type='nms', iou_threshold=0.6),
         max_per_img=100,
         multi_label=True,
+        mask_thr_binary=0.5,
         mask_format='rle',
     ),
 )

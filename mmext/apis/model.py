@@ -15,8 +15,9 @@ from mmext.engine.checkpoint import load_checkpoint_report, read_checkpoint
 from mmext.registry import readable_registry_errors
 
 
+# `device` may be the third position, against our rule: mmseg's `init_model` is called so everywhere.
 def init_model(
-    config: str | Path | Config, checkpoint: str | Path | None = None, *, device: str = 'cpu'
+    config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu'
 ) -> nn.Module:
     """Build a model, load its weights and set it to evaluation.
 

@@ -42,6 +42,7 @@ class ClassBalancedSampler(Sampler[int]):
         num_samples: length of an epoch over all ranks; None for the number of images with objects
             divided by (1 - empty_fraction).
         seed: of the order; None takes one that all ranks share.
+        shuffle: for configs that say it; False is ignored with a warning.
 
     Raises:
         ValueError: a share or power outside its range, or an epoch of no images.
@@ -59,6 +60,11 @@ class ClassBalancedSampler(Sampler[int]):
     ) -> None:
         _check('empty_fraction', empty_fraction)
         _check('power', power)
+        if not len(dataset) or (num_samples is not None and num_samples < 1):
+            raise ValueError(
+                f'ClassBalancedSampler: got {len(dataset)} images and num_samples={num_samples}; '
+                'expected at least one of each'
+            )
         if not shuffle:
             print_log('ClassBalancedSampler always shuffles; shuffle=False is ignored', 'current')
         self.rank, self.world_size = get_dist_info()

@@ -9,7 +9,6 @@ from .hooks import (
     ProgressBarHook,
     ReproducibleHook,
     StepEMAHook,
-    ValLossHook,
     YOLOWarmupHook,
 )
 from .optim import CPUAmpOptimWrapper, YOLOOptimWrapperConstructor
@@ -24,7 +23,6 @@ __all__ = [
     'ProgressBarHook',
     'ReproducibleHook',
     'StepEMAHook',
-    'ValLossHook',
     'YOLOOptimWrapperConstructor',
     'YOLOWarmupHook',
 ]

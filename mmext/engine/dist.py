@@ -34,7 +34,10 @@ def set_device(device: str) -> None:
                 'use --device cpu, or install a torch with CUDA'
             )
         if index:
-            os.environ['CUDA_VISIBLE_DEVICES'] = index
+            # The index counts the devices that are visible now, which a scheduler may have chosen.
+            visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+            chosen = visible.split(',')[int(index)] if visible else index
+            os.environ['CUDA_VISIBLE_DEVICES'] = chosen
     device_utils.DEVICE = kind
 
 

@@ -85,6 +85,18 @@ def read_annotation_file(path: str, backend_args: dict | None, where: str) -> di
     return content
 
 
+def coco_content(where: str, dataset: Any) -> dict[str, list[dict]] | None:
+    """What is in the annotation file of a data set; None where it has no JSON file.
+
+    Raises:
+        ValueError: if the JSON file is no COCO file.
+    """
+    ann_file = getattr(dataset, 'ann_file', '')
+    if not isinstance(ann_file, str) or not ann_file.endswith('.json'):
+        return None
+    return read_annotation_file(ann_file, getattr(dataset, 'backend_args', None), where)
+
+
 def loaded_samples(dataset: Any) -> list[dict]:
     """The entries of a data set; of one that is not initialized those before `filter_cfg`.
 
@@ -102,9 +114,7 @@ def dataset_facts(where: str, dataset: Any) -> DatasetFacts:
         ValueError: if the annotation file is no COCO file.
     """
     backend_args = getattr(dataset, 'backend_args', None)
-    ann_file = getattr(dataset, 'ann_file', '')
-    is_coco = isinstance(ann_file, str) and ann_file.endswith('.json')
-    content = read_annotation_file(ann_file, backend_args, where) if is_coco else None
+    content = coco_content(where, dataset)
     samples = loaded_samples(dataset)
     labels: Counter[int] | None = None
     if any('instances' in sample for sample in samples):
@@ -220,4 +230,30 @@ def explain_unbuilt_dataset(cfg: Mapping[str, Any], where: str) -> None:
         explain_unbuilt_dataset(child, inside)
     if not children and 'ann_file' in cfg:
         dataset = DATASETS.build({**cfg, 'lazy_init': True})
-        report_findings(check_dataset(dataset_facts(where, dataset)))
+        try:
+            facts = dataset_facts(where, dataset)
+        except (TypeError, ValueError, KeyError) as reason:
+            explain_unread_boxes(where, dataset, reason)
+            raise
+        report_findings(check_dataset(facts))
+
+
+def explain_unread_boxes(where: str, dataset: Any, reason: Exception) -> None:
+    """Points to boxes that are not four numbers: mmdet's CocoDataset dies on them and names nothing.
+
+    Args:
+        where: place of the data set in the config.
+        dataset: the data set that could not read its annotations.
+        reason: what it raised.
+
+    Raises:
+        PreflightError: if there are such boxes.
+    """
+    content = coco_content(where, dataset)
+    ids = checks.malformed_boxes(content) if content else []
+    if ids:
+        raise PreflightError(
+            f'{where}: {type(dataset).__name__} cannot load {dataset.ann_file} ({type(reason).__name__}: '
+            f'{reason}), and {len(ids)} of its boxes are not four numbers; annotation ids '
+            f"{checks.some(ids)}. Mend them, or take type='mmext.InstanceDataset', which leaves them out"
+        ) from reason

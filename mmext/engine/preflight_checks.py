@@ -4,13 +4,20 @@ Each returns a list of `Finding`s; an error stops the run, a warning is logged. 
 the config that holds the data set, such as `train_dataloader.dataset`, for the line to change.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 MAX_ROWS = 12
+
+# What can be wrong with a box; see `box_fault`.
+MALFORMED = 'are not four numbers and are dropped'
+OUTSIDE = 'lie outside their image and are dropped'
+FLAT = 'are narrower than one pixel and are dropped'
+OVER = 'reach over the edge of their image'
 
 
 class Finding(NamedTuple):
@@ -126,50 +133,72 @@ def check_label_order(
 
 
 def check_references(where: str, content: Mapping[str, Any]) -> list[Finding]:
-    """Annotations that point to a category or an image that the file does not list."""
+    """Annotations that point to a category or an image that the file does not list.
+
+    Every data set leaves out what belongs to no image, and the rest is as good as before: a warning. Objects
+    of a category without a name are a class that is missing from the file: an error.
+    """
     findings = []
-    for key, listed in (('category_id', 'categories'), ('image_id', 'images')):
+    for key, listed, judge, outcome in (
+        ('category_id', 'categories', error, ''),
+        ('image_id', 'images', warning, '; they are left out'),
+    ):
         known = {entry['id'] for entry in content[listed]}
         strange = Counter(a[key] for a in content['annotations'] if a[key] not in known)
         if strange:
             findings.append(
-                error(
+                judge(
                     f'{where}: {sum(strange.values())} annotations have a {key} that `{listed}` of the '
-                    f'annotation file does not list: {some(strange)}; listed are {some(known, 8)}'
+                    f'annotation file does not list: {some(strange)}; listed are {some(known, 8)}{outcome}'
                 )
             )
     return findings
 
 
+def malformed_boxes(content: Mapping[str, Any]) -> list[Any]:
+    """Ids of the annotations whose box is not four numbers."""
+    return [a['id'] for a in content['annotations'] if not is_box(a.get('bbox'))]
+
+
+def is_box(bbox: object) -> TypeGuard[list[float]]:
+    """Whether this is four finite numbers, as `mmext.InstanceDataset` asks for."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return False
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
+
+
+def box_fault(bbox: object, width: float, height: float) -> str:
+    """What is wrong with a COCO box in an image of this size: one of the four texts above, or ''."""
+    if not is_box(bbox):
+        return MALFORMED
+    x, y, w, h = bbox
+    if w < 1 or h < 1:
+        return FLAT
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return OUTSIDE
+    return OVER if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1 else ''
+
+
 def check_boxes(where: str, content: Mapping[str, Any]) -> list[Finding]:
-    """Boxes outside their image or without size, which loading drops, and boxes that reach over the edge."""
+    """Boxes that loading drops, for lack of a place or a size, and boxes that reach over the edge."""
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    outside, flat, over = [], [], []
+    faulty: dict[str, list] = {MALFORMED: [], OUTSIDE: [], FLAT: [], OVER: []}
     for annotation in content['annotations']:
-        if annotation['image_id'] not in sizes:
-            continue
-        width, height = sizes[annotation['image_id']]
-        x, y, w, h = annotation['bbox']
-        if w < 1 or h < 1:
-            flat.append(annotation['id'])
-        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            outside.append(annotation['id'])
-        elif x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-            over.append(annotation['id'])
+        if annotation['image_id'] in sizes:
+            fault = box_fault(annotation.get('bbox'), *sizes[annotation['image_id']])
+            if fault:
+                faulty[fault].append(annotation['id'])
     findings = [
-        warning(f'{where}: {len(ids)} boxes {what}; annotation ids {some(ids)}')
-        for ids, what in (
-            (outside, 'lie outside their image and are dropped'),
-            (flat, 'are narrower than one pixel and are dropped'),
-            (over, 'reach over the edge of their image'),
-        )
+        warning(f'{where}: {len(ids)} boxes {fault}; annotation ids {some(ids)}')
+        for fault, ids in faulty.items()
         if ids
     ]
-    if 2 * len(outside + flat) > len(content['annotations']):
+    num_dropped = sum(len(faulty[fault]) for fault in (MALFORMED, OUTSIDE, FLAT))
+    if 2 * num_dropped > len(content['annotations']):
         findings.append(
             error(
-                f'{where}: {len(outside + flat)} of {len(content["annotations"])} boxes lie outside their '
-                'image or have no size; COCO boxes are [x, y, width, height] in pixels of the image'
+                f'{where}: {num_dropped} of {len(content["annotations"])} boxes lie outside their image, have '
+                'no size or are not four numbers; COCO boxes are [x, y, width, height] in pixels of the image'
             )
         )
     return findings

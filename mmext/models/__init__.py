@@ -1,5 +1,5 @@
 """models of mmext."""
 
-from mmext.models import backbones, yolo
+from mmext.models import backbones, common, yolo
 
-__all__ = ['backbones', 'yolo']
+__all__ = ['backbones', 'common', 'yolo']

@@ -43,9 +43,16 @@ def demo(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     config = make_project(args)
     run, seed = args.out / 'run', str(args.seed)
-    _step('train', train.main([str(config), '--work-dir', str(run), '--seed', seed]))
+    traceback = ['--traceback'] if args.traceback else []
+    _step('train', train.main([str(config), '--work-dir', str(run), '--seed', seed, *traceback]))
     pictures = (args.out / 'pictures').resolve()
-    scoring = [str(config), str(last_checkpoint(run)), '--work-dir', str(args.out / 'scores')]
+    scoring = [
+        str(config),
+        str(last_checkpoint(run)),
+        '--work-dir',
+        str(args.out / 'scores'),
+        *traceback,
+    ]
     _step('test', test.main([*scoring, '--show-dir', str(pictures)]))
     curves = args.out / 'curves.png'
     plot_curves(newest(run, '*/vis_data/scalars.json'), curves)
@@ -58,10 +65,16 @@ def demo(args: argparse.Namespace) -> None:
 
 def make_project(args: argparse.Namespace) -> Path:
     """Writes the data set, unless it is there already, and a config that reads it."""
-    data = (args.out / 'data').resolve()
+    # The numbers are part of the name: another size or seed must not meet older images.
+    name = f'data-{args.num_train}-{args.num_val}-seed{args.seed}'
+    data = (args.out / name).resolve()
+    # The annotations are written last: without them an earlier demo was stopped while it drew.
     if not (data / 'val.json').is_file():
         counts = ['--num-train', str(args.num_train), '--num-val', str(args.num_val)]
-        _step('make_synthetic', make_synthetic.main([str(data), *counts, '--seed', str(args.seed)]))
+        _step(
+            'make_synthetic',
+            make_synthetic.main([str(data), *counts, '--seed', str(args.seed), '--overwrite']),
+        )
     config = args.out / 'config.py'
     base = str(args.config.resolve())
     config.write_text(PROJECT.format(base=base, root=f'{data}/'), encoding='utf-8')

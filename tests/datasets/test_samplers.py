@@ -82,7 +82,9 @@ def test_sampler__all_images_empty():
 
 
 @pytest.mark.parametrize(
-    'options', [dict(empty_fraction=1.5), dict(power=-1)], ids=['share', 'power']
+    'options',
+    [dict(empty_fraction=1.5), dict(power=-1), dict(num_samples=0)],
+    ids=['share', 'power', 'length'],
 )
 def test_sampler__refuses_values_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):

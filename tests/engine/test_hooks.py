@@ -1,7 +1,6 @@
 """Averaged weights, validation losses, memory format, seeds and the switch of pipelines."""
 
 import random
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +9,11 @@ import torch
 from mmdet.engine.hooks import PipelineSwitchHook
 from mmdet.models.layers import ExpMomentumEMA
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmext.engine.hooks import ChannelsLastHook, ReproducibleHook, StepEMAHook
 from mmext.engine.hooks.reproducible import clear_caches, seed_everything
-from tests.tiny import make_tiny_coco, tiny_config
 
 
 def test_step_ema__one_update_per_optimizer_step() -> None:
@@ -155,35 +152,3 @@ def test_pipeline_switch__reaches_persistent_workers(with_seeds: bool) -> None:
             hook.before_train_epoch(runner)
         seen.append([kind for kind, _ in loader])
     assert seen == [['mosaic'] * 2, ['mosaic'] * 2, ['plain'] * 2, ['plain'] * 2]
-
-
-def test_val_loss__mean_over_images_of_the_training_loss(tmp_path: Path) -> None:
-    make_tiny_coco(tmp_path, 2)
-    make_tiny_coco(tmp_path, 3, split='val', seed=1)
-    cfg = tiny_config(tmp_path, tmp_path / 'work')
-    cfg.custom_hooks = [dict(type='mmext.ValLossHook')]
-    runner = Runner.from_cfg(cfg)
-    metrics = runner.val()
-    assert metrics
-    logged = runner.message_hub.get_scalar('val/loss_cls').current()
-    model, total = runner.model.eval(), 0.0
-    for data in runner.val_dataloader:
-        batch = model.data_preprocessor(data, False)
-        with torch.no_grad():
-            parts = model(**batch, mode='loss')['loss_cls']
-        total += float(sum(parts)) * len(batch['data_samples'])
-    assert logged == pytest.approx(total / 3, rel=1e-6)
-    assert total > 0
-
-
-def test_val_loss__no_ground_truth_says_what_to_add(tmp_path: Path) -> None:
-    make_tiny_coco(tmp_path, 2)
-    make_tiny_coco(tmp_path, 2, split='val')
-    cfg = tiny_config(tmp_path, tmp_path / 'work')
-    cfg.custom_hooks = [dict(type='mmext.ValLossHook')]
-    pipeline = cfg.val_dataloader.dataset.pipeline
-    cfg.val_dataloader.dataset.pipeline = [
-        step for step in pipeline if step.type != 'LoadAnnotations'
-    ]
-    with pytest.raises(ValueError, match='add LoadAnnotations'):
-        Runner.from_cfg(cfg).val()

@@ -78,3 +78,36 @@ val_evaluator = dict(
     classwise=True,
 )
 test_evaluator = val_evaluator
+
+# For `tools/test.py --tta`: the photo as it is and mirrored, before the letterbox so that paddings agree.
+tta_model = dict(
+    type='mmext.InstanceTTAModel', nms=dict(type='nms', iou_threshold=0.6), max_per_img=100
+)
+tta_pipeline = [
+    dict(type='mmext.LoadImage'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='mmdet.RandomFlip', prob=0.0),
+                dict(type='mmdet.RandomFlip', prob=1.0, direction='horizontal'),
+            ],
+            [dict(type='mmext.LetterBox', scale=image_size)],
+            [
+                dict(
+                    type='mmdet.PackDetInputs',
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'pad_param',
+                        'flip',
+                        'flip_direction',
+                    ),
+                )
+            ],
+        ],
+    ),
+]

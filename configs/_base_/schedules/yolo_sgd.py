@@ -1,8 +1,8 @@
 """The schedule of the published YOLOv8 and YOLO11 models: SGD, 3 epochs of warm-up, linear decay, EMA.
 
-The rate is meant for the summed loss of `loss_scale='batch'` and for 64 images a step (design numbers of
-YOLOv5/v8: lr 0.01 -> 0.0001, momentum 0.937, weight decay 5e-4 on kernels only, clip at 10). A leaf states
-`max_epochs`, the schedulers' `T_max` and `end`.
+YOLOv5/v8: lr 0.01 -> 0.0001, momentum 0.937, weight decay 5e-4 (at 64 images a step) on kernels only, clip at 10. The rate is
+meant for the summed loss of `loss_scale='batch'`: there the gradient grows with the batch, so the rate must not, and
+there is no `auto_scale_lr`. A leaf states `max_epochs` and the schedule.
 """
 
 optim_wrapper = dict(
@@ -14,7 +14,6 @@ optim_wrapper = dict(
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-auto_scale_lr = dict(enable=False, base_batch_size=128)
 
 custom_hooks = [
     # Compares annotations, metainfo and heads before the first step; a wrong set-up stops here.

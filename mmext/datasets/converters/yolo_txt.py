@@ -36,7 +36,7 @@ class YoloTxt:
             )
         settings = _settings(raw)
         classes = _class_names(raw, settings)
-        splits = _yaml_splits(raw, settings, paths)
+        splits = _yaml_splits(raw, settings, paths, report)
         labels = {path: _label_path(path, raw) for path in paths}
         _report_strays(raw, set(labels.values()), report)
         images = []
@@ -81,8 +81,8 @@ def _class_names(raw: Path, settings: dict) -> list[str]:
     return [str(name).strip() for name in names]
 
 
-def _yaml_splits(raw: Path, settings: dict, paths: list[Path]) -> dict[Path, str]:
-    """Image -> split, from the folders and lists that the YAML file names."""
+def _yaml_splits(raw: Path, settings: dict, paths: list[Path], report: Report) -> dict[Path, str]:
+    """Image -> split, from the folders and lists that the YAML file names; what is not there is reported."""
     base = raw / str(settings.get('path') or '')
     result: dict[Path, str] = {}
     resolved = {path.resolve(): path for path in paths}
@@ -93,14 +93,18 @@ def _yaml_splits(raw: Path, settings: dict, paths: list[Path]) -> dict[Path, str
             below = entry.removeprefix('../').removeprefix('./')
             places = [base / entry, raw / entry, raw / below]
             place = next((place.resolve() for place in places if place.exists()), None)
+            if place is None:
+                report.problem('split not found, its images are dealt anew', base / entry, split)
             for path, image in resolved.items():
                 if place is not None and place.is_dir() and path.is_relative_to(place):
                     result.setdefault(image, split)
             if place is not None and place.is_file():
-                for line in place.read_text(encoding='utf-8').split():
-                    listed = resolved.get((place.parent / line).resolve())
+                for line in place.read_text(encoding='utf-8').splitlines():
+                    listed = resolved.get((place.parent / line.strip()).resolve())
                     if listed is not None:
                         result.setdefault(listed, split)
+                    elif line.strip():
+                        report.problem('listed image not found', place, line.strip())
     return result
 
 

@@ -57,6 +57,10 @@ class LetterBox(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Letterbox one sample."""
         max_ratio = np.inf if self.allow_scale_up else 1.0
+        if 'pad_param' in results:
+            raise ValueError(
+                'LetterBox: got a sample that is padded already; use one LetterBox per pipeline'
+            )
         image, factor = fit(results['img'], self.scale, max_ratio)
         inner = image.shape[1::-1]
         pad_x, pad_y = self.scale[0] - inner[0], self.scale[1] - inner[1]
@@ -75,7 +79,9 @@ class LetterBox(BaseTransform):
         if objects is not None:
             write_objects(results, warp_objects(objects, matrix, self.scale)[0])
         results['img_shape'] = results['img'].shape[:2]
-        results['scale_factor'] = factor
+        # After another resizing the factors multiply; a second padding could not be told apart from the first.
+        before = results.get('scale_factor', (1.0, 1.0))
+        results['scale_factor'] = (factor[0] * before[0], factor[1] * before[1])
         results['pad_param'] = (top, pad_y - top, left, pad_x - left)
         results['keep_ratio'] = True
         record_homography(results, matrix)

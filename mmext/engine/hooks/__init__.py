@@ -8,7 +8,6 @@ from .ema import StepEMAHook
 from .preflight import PreflightHook
 from .progress import ProgressBarHook
 from .reproducible import ReproducibleHook
-from .val_loss import ValLossHook
 from .warmup import YOLOWarmupHook
 
 __all__ = [
@@ -20,6 +19,5 @@ __all__ = [
     'ProgressBarHook',
     'ReproducibleHook',
     'StepEMAHook',
-    'ValLossHook',
     'YOLOWarmupHook',
 ]

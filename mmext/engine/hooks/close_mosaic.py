@@ -26,7 +26,12 @@ class CloseMosaicHook(Hook):
         self,
         num_last_epochs: int = 10,
         *,
-        transforms: Sequence[str] = ('mmext.Mosaic', 'mmext.MixUp', 'mmext.FlipPaste'),
+        transforms: Sequence[str] = (
+            'mmext.Mosaic',
+            'mmext.MixUp',
+            'mmext.FlipPaste',
+            'mmext.PasteInstances',
+        ),
     ) -> None:
         if num_last_epochs < 1:
             raise ValueError(

@@ -38,8 +38,9 @@ class PreflightHook(Hook):
 
     Checks the training and validation data before training, and the data of `val` and `test` runs
     before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
-    survive loading and the training pipeline, boxes outside the image, images shared between splits, the metric's annotation file. Logs one
-    line a data set with the label histogram. The cost is one more reading of the annotation files.
+    survive loading and the training pipeline, boxes outside the image, images shared between splits, the
+    metric's annotation file. Logs one line a data set with the label histogram. The cost is one more reading of
+    the annotation files, and the loading of sixteen images.
 
     Raises:
         ValueError: with all mistakes found, the differing names side by side and the line to change.

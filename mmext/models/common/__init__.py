@@ -1,1 +1,5 @@
-"""common of mmext."""
+"""Parts that two systems or more use."""
+
+from mmext.models.common.instance_tta import InstanceTTAModel
+
+__all__ = ['InstanceTTAModel']

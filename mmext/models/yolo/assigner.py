@@ -109,7 +109,8 @@ class BatchTALAssigner:
         batch, _, num_priors = scores.shape
         num_claims = scores.new_zeros(batch, num_priors, dtype=torch.long)
         claimant = torch.full_like(num_claims, -1)
-        best_overlap = scores.new_zeros(batch, num_priors)
+        # Below every overlap: a truth that the prior does not lie in never wins, even where nothing overlaps.
+        best_overlap = scores.new_full((batch, num_priors), -1.0)
         best_gt = torch.zeros_like(num_claims)
 
         num_truths = truth.labels.shape[1]
@@ -128,13 +129,13 @@ class BatchTALAssigner:
     def _claim(
         self, scores: Tensor, bboxes: Tensor, priors: Tensor, truth: PaddedTruth
     ) -> tuple[Tensor, Tensor]:
-        """Candidates of each ground truth (B, G, A) bool and overlaps (B, G, A), 0 for priors outside."""
+        """Candidates of each ground truth (B, G, A) bool and overlaps (B, G, A), -1 for priors outside."""
         inside = self._inside(priors, truth)
         # Few priors lie inside a box: the arithmetic runs on those pairs alone.
         image, gt, prior = inside.nonzero(as_tuple=True)
         pair_overlap = complete_iou(bboxes[image, prior], truth.bboxes[image, gt]).clamp(min=0)
         pair_score = scores[image, truth.labels[image, gt], prior]
-        overlap = scores.new_zeros(inside.shape)
+        overlap = scores.new_full(inside.shape, -1.0)
         overlap[image, gt, prior] = pair_overlap
         alignment = self._alignment(pair_score, pair_overlap)
         # Ranked below every alignment, and never equal to each other by accident: minus squared distances.

@@ -46,7 +46,7 @@ class Segment(BaseDenseHead):
         proto: config of the prototype branch; `in_channels` and `num_prototypes` are filled in.
         loss_cls: config of the loss of class logits against soft targets, both (B, C, A). Called with
             `avg_factor`, as mmdet's losses are.
-        loss_bbox: config of the loss of positive boxes, xyxy in cells.
+        loss_bbox: config of the loss of positive boxes, xyxy in pixels of the network input.
         loss_dfl: config of the loss of the positives' distance distributions.
         loss_mask: config of `DenseMaskLoss` or `PointMaskLoss`.
         loss_scale: 'batch' multiplies all losses by the number of images over all ranks, as recipes with SGD
@@ -55,8 +55,8 @@ class Segment(BaseDenseHead):
             640 x 640, as published.
         box_prior: cells that the sides of boxes start at from the prior's centre, below (R - 1) / 2. None: the
             middle of the range, 7.5 for R = 16, as published; smaller starts nearer to small objects.
-        norm_cfg: normalisation of the convolutions.
-        act_cfg: activation of the convolutions.
+        norm_cfg: normalisation of the convolutions; None for a bias instead.
+        act_cfg: activation of the convolutions; None for none.
         train_cfg: `assigner`, config of `BatchTALAssigner`. None for a head that never computes losses.
         test_cfg: see `postprocess.TestSettings`.
         init_cfg: mmengine initialisation; None is torch's default for convolutions.
@@ -79,8 +79,8 @@ class Segment(BaseDenseHead):
         loss_scale: str = 'batch',
         class_prior: float | None = None,
         box_prior: float | None = None,
-        norm_cfg: dict | None = None,
-        act_cfg: dict | None = None,
+        norm_cfg: dict | None = NORM_CFG,
+        act_cfg: dict | None = ACT_CFG,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -92,6 +92,7 @@ class Segment(BaseDenseHead):
             )
         _check_choice('version', version, CLASS_BRANCHES)
         _check_choice('loss_scale', loss_scale, LOSS_SCALES)
+        _check_priors(class_prior, box_prior, reg_max)
         self.num_classes = num_classes
         self.strides = tuple(strides)
         self.reg_max = reg_max
@@ -101,10 +102,7 @@ class Segment(BaseDenseHead):
         self.box_prior = box_prior
         self.test_settings = TestSettings.from_config(test_cfg)
 
-        layer = dict(
-            norm_cfg=norm_cfg or NORM_CFG,
-            act_cfg=act_cfg or ACT_CFG,
-        )
+        layer = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self._build_branches(list(in_channels), CLASS_BRANCHES[version], layer)
         self.proto = MODELS.build(
             dict(in_channels=in_channels, num_prototypes=num_prototypes, **layer) | proto
@@ -291,6 +289,18 @@ class Segment(BaseDenseHead):
         )
         return InstanceData(
             bboxes=output_bboxes, scores=found.scores, labels=found.labels, masks=masks
+        )
+
+
+def _check_priors(class_prior: float | None, box_prior: float | None, reg_max: int) -> None:
+    if class_prior is not None and not 0 < class_prior < 1:
+        raise ValueError(f'Segment: got class_prior={class_prior}, expected a number in (0, 1).')
+    # The middle of the bins is the largest mean that a falling distribution over them can have.
+    largest = (reg_max - 1) / 2
+    if box_prior is not None and not 0 < box_prior <= largest:
+        raise ValueError(
+            f'Segment: got box_prior={box_prior} cells, expected above 0 and at most {largest}, the middle of '
+            f'reg_max={reg_max}; None is that.'
         )
 
 

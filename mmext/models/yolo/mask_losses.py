@@ -19,6 +19,9 @@ from mmext.registry import MODELS
 
 bce = functional.binary_cross_entropy_with_logits
 
+# Divisors of 32, which every network input is a multiple of, whose block sums fit in uint8.
+MASK_STRIDES = (1, 2, 4, 8)
+
 
 class MaskPositives(NamedTuple):
     """The positive priors of a batch, and the truth that they share.
@@ -61,8 +64,10 @@ class MaskLoss(nn.Module):
         max_chunk_values: int,
     ) -> None:
         super().__init__()
-        if mask_stride < 1:
-            raise ValueError(f'mask loss: got mask_stride={mask_stride}, expected at least 1.')
+        if mask_stride not in MASK_STRIDES:
+            raise ValueError(
+                f'mask loss: got mask_stride={mask_stride}, expected one of {MASK_STRIDES}.'
+            )
         if max_positives is not None and max_positives < 1:
             raise ValueError(
                 f'mask loss: got max_positives={max_positives}, expected None or at least 1.'

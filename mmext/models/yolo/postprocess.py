@@ -98,7 +98,8 @@ def select_detections(scores: Tensor, bboxes: Tensor, settings: TestSettings) ->
     if len(confidence) > 0:
         candidates = bboxes[prior]
         # batched_nms moves the classes apart by the largest coordinate, which holds for none below zero.
-        _, kept = batched_nms(candidates - candidates.min(), confidence, labels, settings.nms)
+        dets, kept = batched_nms(candidates - candidates.min(), confidence, labels, settings.nms)
         kept = kept[: settings.max_per_img]
-        labels, prior, confidence = labels[kept], prior[kept], confidence[kept]
+        # Soft suppression lowers scores: they come from the suppression, not from the head.
+        labels, prior, confidence = labels[kept], prior[kept], dets[: len(kept), -1]
     return Detections(bboxes[prior], confidence, labels, prior)

@@ -100,6 +100,25 @@ def test_config__has_all_that_a_run_needs(path, parsed):
 
 
 @every_config
+def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
+    cfg = parsed[path]
+    hooks = [hook['type'] for hook in cfg.custom_hooks]
+    assert [hook for hook in hooks if hook.endswith('EMAHook')] == ['mmext.StepEMAHook']
+    ramps = [
+        scheduler
+        for scheduler in cfg.param_scheduler
+        # In mmengine a LinearLR starts at a third, ends at the full rate and counts epochs, unless told otherwise.
+        if scheduler['type'] == 'LinearLR'
+        and not scheduler.get('by_epoch', True)
+        and scheduler.get('begin', 0) == 0
+        and scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0) == 1.0
+    ]
+    assert ramps or 'mmext.YOLOWarmupHook' in hooks
+    transforms = [part['type'] for _, part in typed(cfg.train_dataloader.to_dict())]
+    assert ('mmext.CloseMosaicHook' in hooks) == ('mmext.Mosaic' in transforms)
+
+
+@every_config
 def test_config__batch_and_epochs_are_those_of_its_name(path, parsed):
     cfg = parsed[path]
     batch, length, unit = re.search(r'_\d+xb(\d+)-(\d+)(e|k)_', path.name).groups()

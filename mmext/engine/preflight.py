@@ -2,7 +2,7 @@
 
 In mmdet a misspelt class, a missing metainfo or a wrong `num_classes` train to the end, score 0 and exit with
 0. Here the facts are collected (`dataset_facts`, `head_classes`), given to the checks of
-`preflight_checks`, and all errors come in one ValueError.
+`preflight_checks` and `preflight_boxes`, and all errors come in one ValueError.
 """
 
 import json
@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import nn
 
+from mmext.engine import preflight_boxes as boxes
 from mmext.engine import preflight_checks as checks
 from mmext.engine.preflight_checks import Finding
 
@@ -147,11 +148,11 @@ def check_dataset(facts: DatasetFacts) -> list[Finding]:
             where, facts.classes, categories, facts.cat2label or {}
         )
         findings += checks.check_references(where, facts.content)
-        findings += checks.check_boxes(where, facts.content)
+        findings += boxes.check_boxes(where, facts.content)
     if facts.is_local:
         findings += checks.check_images(where, facts.paths)
     if facts.histogram is not None and not any(finding.is_error for finding in findings):
-        findings += checks.check_loaded_boxes(
+        findings += boxes.check_loaded_boxes(
             where, facts.classes, facts.histogram, len(facts.paths)
         )
     return findings
@@ -250,7 +251,7 @@ def explain_unread_boxes(where: str, dataset: Any, reason: Exception) -> None:
         PreflightError: if there are such boxes.
     """
     content = coco_content(where, dataset)
-    ids = checks.malformed_boxes(content) if content else []
+    ids = boxes.malformed_boxes(content) if content else []
     if ids:
         raise PreflightError(
             f'{where}: {type(dataset).__name__} cannot load {dataset.ann_file} ({type(reason).__name__}: '

@@ -1,23 +1,17 @@
 """The single checks of the preflight: pure functions from plain facts to findings.
 
 Each returns a list of `Finding`s; an error stops the run, a warning is logged. `where` is always the place in
-the config that holds the data set, such as `train_dataloader.dataset`, for the line to change.
+the config that holds the data set, such as `train_dataloader.dataset`, for the line to change. The checks of
+the boxes are in `preflight_boxes`.
 """
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 MAX_ROWS = 12
-
-# What can be wrong with a box; see `box_fault`.
-MALFORMED = 'are not four numbers and are dropped'
-OUTSIDE = 'lie outside their image and are dropped'
-FLAT = 'are narrower than one pixel and are dropped'
-OVER = 'reach over the edge of their image'
 
 
 class Finding(NamedTuple):
@@ -155,55 +149,6 @@ def check_references(where: str, content: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def malformed_boxes(content: Mapping[str, Any]) -> list[Any]:
-    """Ids of the annotations whose box is not four numbers."""
-    return [a['id'] for a in content['annotations'] if not is_box(a.get('bbox'))]
-
-
-def is_box(bbox: object) -> TypeGuard[list[float]]:
-    """Whether this is four finite numbers, as `mmext.InstanceDataset` asks for."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
-
-
-def box_fault(bbox: object, width: float, height: float) -> str:
-    """What is wrong with a COCO box in an image of this size: one of the four texts above, or ''."""
-    if not is_box(bbox):
-        return MALFORMED
-    x, y, w, h = bbox
-    if w < 1 or h < 1:
-        return FLAT
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return OUTSIDE
-    return OVER if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1 else ''
-
-
-def check_boxes(where: str, content: Mapping[str, Any]) -> list[Finding]:
-    """Boxes that loading drops, for lack of a place or a size, and boxes that reach over the edge."""
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    faulty: dict[str, list] = {MALFORMED: [], OUTSIDE: [], FLAT: [], OVER: []}
-    for annotation in content['annotations']:
-        if annotation['image_id'] in sizes:
-            fault = box_fault(annotation.get('bbox'), *sizes[annotation['image_id']])
-            if fault:
-                faulty[fault].append(annotation['id'])
-    findings = [
-        warning(f'{where}: {len(ids)} boxes {fault}; annotation ids {some(ids)}')
-        for fault, ids in faulty.items()
-        if ids
-    ]
-    num_dropped = sum(len(faulty[fault]) for fault in (MALFORMED, OUTSIDE, FLAT))
-    if 2 * num_dropped > len(content['annotations']):
-        findings.append(
-            error(
-                f'{where}: {num_dropped} of {len(content["annotations"])} boxes lie outside their image, have '
-                'no size or are not four numbers; COCO boxes are [x, y, width, height] in pixels of the image'
-            )
-        )
-    return findings
-
-
 def check_images(where: str, paths: Sequence[str]) -> list[Finding]:
     """Images that are not on disk."""
     missing = [path for path in paths if not Path(path).is_file()]
@@ -215,28 +160,6 @@ def check_images(where: str, paths: Sequence[str]) -> list[Finding]:
             f'{where}.data_root and {where}.data_prefix, and whether ann_file is of this split'
         )
     ]
-
-
-def check_loaded_boxes(
-    where: str, classes: Sequence[str], histogram: Mapping[int, int], num_images: int
-) -> list[Finding]:
-    """Boxes that survive loading: none at all is an error, a class without any a warning.
-
-    Args:
-        where: place in the config.
-        classes: name of each label.
-        histogram: label -> number of boxes.
-        num_images: number of images loaded.
-    """
-    if not sum(histogram.values()):
-        return [
-            error(
-                f'{where}: no box survives loading ({num_images} images); check metainfo.classes against '
-                f'the annotation file, {where}.filter_cfg and the sizes of the boxes'
-            )
-        ]
-    absent = [name for label, name in enumerate(classes) if not histogram.get(label)]
-    return [warning(f'{where}: no box of the classes {some(absent)}')] if absent else []
 
 
 def check_num_classes(heads: Mapping[str, int], classes: Sequence[str]) -> list[Finding]:

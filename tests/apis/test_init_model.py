@@ -54,6 +54,11 @@ def test_init_model__evaluates_on_the_device_and_leaves_the_scope_alone(cfg):
     assert json.dumps(cfg.to_dict(), default=str) == text
 
 
+def test_init_model__device_may_stand_in_third_place(cfg):
+    model = init_model(cfg, None, 'meta')
+    assert {parameter.device.type for parameter in model.parameters()} == {'meta'}
+
+
 def test_init_model__checkpoint_gives_its_weights_and_classes(cfg, tmp_path):
     trained = init_model(cfg)
     torch.nn.init.constant_(trained.bbox_head.cls_branches[0][-1].bias, 0.25)
@@ -89,6 +94,21 @@ def test_init_model__missing_files_are_named(config_file, tmp_path):
         init_model(tmp_path / 'nowhere.py')
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth does not exist'):
         init_model(config_file, tmp_path / 'nowhere.pth')
+
+
+@pytest.mark.parametrize(
+    ('line', 'error', 'message'),
+    [
+        ("_base_ = ['gone_base.py']", FileNotFoundError, r'gone_base\.py" does not exist'),
+        ("custom_imports = dict(imports=['gone_module'])", ImportError, 'gone_module'),
+    ],
+    ids=['base', 'custom_imports'],
+)
+def test_init_model__config_that_asks_for_a_missing_file(tmp_path, line, error, message):
+    path = tmp_path / 'broken.py'
+    path.write_text(f'{line}\n')
+    with pytest.raises(error, match=message):
+        init_model(path)
 
 
 def test_init_model__config_without_a_model(tmp_path):

@@ -87,6 +87,17 @@ def test_splits__from_the_yaml_file(entry: str, raw: Path, tmp_path: Path) -> No
     assert {name: image['split'] for name, image in images.items()} == {'a': 'train', 'b': 'val'}
 
 
+def test_splits__names_with_spaces_and_places_that_are_not_there(raw: Path, tmp_path: Path) -> None:
+    write_text(raw / 'data.yaml', 'names: [cat, dog]\ntrain: images\nval: val.txt\ntest: nowhere\n')
+    write_image(raw / 'holdout' / 'b c.jpg', 20, 10)
+    write_text(raw / 'val.txt', './holdout/b c.jpg\n./holdout/lost.jpg\n')
+    images = convert('yolo', raw, tmp_path / 'out')
+    assert images['b c']['split'] == 'val'
+    text = report(tmp_path / 'out')
+    assert f'listed image not found\n    {raw / "val.txt"} (./holdout/lost.jpg)' in text
+    assert f'split not found, its images are dealt anew\n    {raw / "nowhere"} (test)' in text
+
+
 def test_no_objects__empty_and_absent_text_files(raw: Path, tmp_path: Path) -> None:
     write_image(raw / 'images' / 'b.jpg', 20, 10)
     write_text(raw / 'labels' / 'b.txt', '\n\n')

@@ -58,6 +58,18 @@ def test_letter_box__meta_leads_back_to_the_original():
     assert (x, y) == pytest.approx((100 * 320 / 263, 50 * 245 / 201 + 5), abs=1e-3)
 
 
+def test_letter_box__after_a_resize_leads_back_to_the_file():
+    sample = make_sample(200, 260)
+    halved = sample | dict(img=sample['img'][::2, ::2].copy(), scale_factor=(0.5, 0.5))
+    halved = {key: halved[key] for key in ('img', 'scale_factor')}
+    assert LetterBox((260, 200))(halved)['scale_factor'] == (1.0, 1.0)
+
+
+def test_letter_box__twice():
+    with pytest.raises(ValueError, match='padded already'):
+        LetterBox((64, 64))(LetterBox((32, 32))(make_sample()))
+
+
 def test_letter_box__small_image_is_only_padded():
     sample = make_sample()
     results = LetterBox((400, 300), allow_scale_up=False)(make_sample())

@@ -47,6 +47,15 @@ def test_set_device__index_hides_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '1'
 
 
+def test_set_device__index_counts_the_devices_of_the_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,5')
+    set_device('cuda:1')
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == '5'
+
+
 def test_setup_dist__without_launcher_changes_nothing() -> None:
     cfg = Config(dict(launcher='none'))
     setup_dist(cfg)

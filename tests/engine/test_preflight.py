@@ -1,4 +1,4 @@
-"""The preflight against wrong set-ups, each made from a sound one by one change."""
+"""The preflight against wrong set-ups, each made from a sound one by one change; boxes: `test_preflight_boxes`."""
 
 import json
 from collections.abc import Callable
@@ -13,10 +13,13 @@ from torch import nn
 
 from mmext.engine.hooks import PreflightHook
 from mmext.engine.preflight import (
+    DatasetFacts,
     check_loaders,
+    dataset_facts,
     explain_unbuilt_dataset,
     head_classes,
     leaf_datasets,
+    summary,
 )
 from mmext.engine.preflight_checks import Finding, check_num_classes, side_by_side
 from tests.tiny import CLASSES, make_tiny_coco, tiny_dataloader
@@ -91,6 +94,11 @@ def test_classes__a_part_of_the_categories_warns(root: Path) -> None:
     assert any('categories disc are no classes' in text for text in warnings(dataset))
 
 
+def test_classes__named_twice(root: Path) -> None:
+    (text,) = errors(make_dataset(root, metainfo=dict(classes=('square', 'square'))))
+    assert 'metainfo.classes names square more than once' in text
+
+
 def test_categories__duplicate_names(root: Path) -> None:
     edit(root, lambda content: content['categories'].append(dict(id=9, name='disc')))
     assert any(
@@ -104,11 +112,6 @@ def test_annotations__category_id_not_listed(root: Path) -> None:
     (text,) = errors(make_dataset(root))
     assert '1 annotations have a category_id' in text
     assert 'does not list: 7; listed are 1, 2' in text
-
-
-def test_annotations__image_id_not_listed(root: Path) -> None:
-    edit(root, lambda content: content['annotations'][0].update(image_id=70))
-    assert any('1 annotations have a image_id' in text for text in errors(make_dataset(root)))
 
 
 def test_images__missing_on_disk(root: Path) -> None:
@@ -130,40 +133,6 @@ def test_images__annotation_file_of_another_split(root: Path) -> None:
     assert 'whether ann_file is of this split' in text
 
 
-def test_boxes__none_survives(root: Path) -> None:
-    edit(root, lambda content: content['annotations'].clear())
-    (text,) = errors(make_dataset(root))
-    assert 'no box survives loading (3 images)' in text
-
-
-def test_boxes__outside_flat_and_over_the_edge_are_counted(root: Path) -> None:
-    def change(content: dict) -> None:
-        boxes = [[100, 100, 5, 5], [3, 3, 0.2, 5], [60, 60, 20, 20], [5, 5, 20, 20]]
-        for annotation, box in zip(content['annotations'], boxes, strict=True):
-            annotation['bbox'] = box
-        # Four boxes of four would be too many wrong ones.
-        content['annotations'] += [dict(content['annotations'][3], id=10 + i) for i in range(2)]
-
-    edit(root, change)
-    dataset = make_dataset(root)
-    assert errors(dataset) == []
-    texts = warnings(dataset)
-    assert any('1 boxes lie outside their image' in text and 'ids 1' in text for text in texts)
-    assert any('1 boxes are narrower than one pixel' in text and 'ids 2' in text for text in texts)
-    assert any('1 boxes reach over the edge' in text and 'ids 3' in text for text in texts)
-
-
-def test_boxes__in_fractions_of_the_image(root: Path) -> None:
-    def change(content: dict) -> None:
-        for annotation in content['annotations']:
-            annotation['bbox'] = [value / 64 for value in annotation['bbox']]
-
-    edit(root, change)
-    (text,) = errors(make_dataset(root))
-    assert '4 of 4 boxes' in text
-    assert 'in pixels' in text
-
-
 def test_annotation_file__no_json(root: Path) -> None:
     dataset = make_dataset(root)
     (root / 'train.json').write_text('<html>')
@@ -183,6 +152,26 @@ def test_splits__shared_images_warn(root: Path) -> None:
     assert finding == Finding(
         False, '3 of 3 images of val_dataloader are training images too; the score will flatter'
     )
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ({}, '4 of 4 annotated boxes (square 2, disc 2)'),
+        (dict(bbox=[3, 3, 0.2, 5]), '3 of 4 annotated boxes (square 1, disc 2)'),
+        (dict(iscrowd=1), '3 of 4 annotated boxes (square 1, disc 2)'),
+    ],
+    ids=['all', 'one too small', 'one crowd'],
+)
+def test_summary__images_boxes_and_label_histogram(root: Path, change: dict, text: str) -> None:
+    edit(root, lambda content: content['annotations'][0].update(change))
+    facts = dataset_facts('train_dataloader.dataset', make_dataset(root))
+    assert summary(facts) == f'preflight train_dataloader.dataset: 3 images, {text}'
+
+
+def test_summary__data_without_boxes() -> None:
+    facts = DatasetFacts('x', (), ['a.png', 'b.png'], [], None, None, None, True)
+    assert summary(facts) == 'preflight x: 2 images'
 
 
 @pytest.mark.parametrize(
@@ -237,7 +226,9 @@ def test_hook__stops_on_wrong_num_classes_and_names_all_mistakes(root: Path) -> 
 def test_hook__metric_with_another_annotation_file(root: Path) -> None:
     dataset = make_dataset(root, test_mode=True)
     metric = SimpleNamespace(
-        _coco_api=SimpleNamespace(get_img_ids=lambda: [7, 8]), ann_file='other.json'
+        _coco_api=SimpleNamespace(get_img_ids=lambda: [7, 8], dataset=dict(annotations=[])),
+        ann_file='other.json',
+        metrics=['bbox'],
     )
     runner = SimpleNamespace(
         model=nn.ModuleDict(dict(bbox_head=Head(2))),

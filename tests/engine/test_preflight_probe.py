@@ -1,16 +1,19 @@
 """The probe of the training pipeline: what loses all objects must stop the run."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+import torch
 from mmengine.registry import init_default_scope
 
 from mmext.engine.preflight_probe import probe_pipeline, untouched_randomness
 from mmext.registry import DATASETS
-from tests.tiny import CLASSES, IMAGE_SIZE, make_tiny_coco
+from mmext.tools import train
+from tests.tiny import CLASSES, IMAGE_SIZE, make_tiny_coco, tiny_config
 
 PACK = dict(type='mmdet.PackDetInputs', meta_keys=('img_id',))
 LOAD = dict(type='LoadImageFromFile')
@@ -69,10 +72,36 @@ def test_probe__images_without_objects_are_not_sent(tmp_path, empty):
     assert probe_pipeline('train', dataset(tmp_path, annotations(), empty=empty)) == []
 
 
-def test_untouched_randomness__numpy_continues_where_it_was():
-    np.random.seed(0)  # noqa: NPY002
-    expected = np.random.rand(2)  # noqa: NPY002
-    np.random.seed(0)  # noqa: NPY002
+@pytest.mark.parametrize(
+    ('seed', 'draw'),
+    [
+        (random.seed, random.random),
+        (np.random.seed, np.random.rand),
+        (torch.manual_seed, lambda: torch.rand(1).item()),
+    ],
+    ids=['random', 'numpy', 'torch'],
+)
+def test_untouched_randomness__continues_where_it_was(seed, draw):
+    seed(0)
+    expected = [draw(), draw()]
+    seed(0)
+    assert draw() == expected[0]
     with untouched_randomness():
-        np.random.rand(5)  # noqa: NPY002
-    np.testing.assert_array_equal(np.random.rand(2), expected)  # noqa: NPY002
+        draw()
+    assert draw() == expected[1]
+
+
+def test_train__stops_before_the_first_step(tmp_path, capsys):
+    as_run_lengths(make_tiny_coco(tmp_path, 3))
+    make_tiny_coco(tmp_path, 1, split='val', seed=1)
+    cfg = tiny_config(tmp_path, tmp_path / 'work')
+    cfg.train_dataloader.dataset.pipeline[1] = annotations(poly2mask=False)
+    cfg.custom_hooks = [dict(type='mmext.PreflightHook')]
+    path = tmp_path / f'{tmp_path.name}.py'
+    cfg.dump(path)
+    assert train.main([str(path)]) == 2
+    messages = capsys.readouterr().err
+    assert 'train_dataloader.dataset: the first 3 images with objects have 6 of them' in messages
+    assert 'remove poly2mask=False' in messages
+    assert 'Traceback' not in messages
+    assert not list((tmp_path / 'work').rglob('*.pth'))

@@ -190,3 +190,17 @@ def test_assign__without_any_overlap_the_nearest_priors_are_taken_at_min_quality
 def test_assigner__topk_below_one() -> None:
     with pytest.raises(ValueError, match='topk=0'):
         BatchTALAssigner(0)
+
+
+def test_assign__a_contested_prior_without_overlap_stays_with_a_truth_around_it() -> None:
+    # Ground truth 0 is far away; 1 and 2 both hold the prior, and no prediction overlaps anything.
+    truth = torch.tensor([[60.0, 60.0, 90.0, 90.0], [2.0, 2.0, 30.0, 30.0], [4.0, 4.0, 28.0, 28.0]])
+    priors = torch.tensor([[16.0, 16.0]])
+    assigner = BatchTALAssigner(topk=1, min_quality=0.1)
+    result = assigner.assign(
+        torch.full((1, NUM_CLASSES, 1), 0.01),
+        torch.tensor([[[91.0, 0.0, 92.0, 1.0]]]),
+        priors=priors,
+        truth=pad_truth([torch.zeros(3, dtype=torch.long)], [truth]),
+    )
+    assert result.gt_index.tolist()[0][0] in (1, 2)

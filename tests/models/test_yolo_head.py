@@ -239,10 +239,24 @@ def test_loss__without_train_cfg() -> None:
         (dict(version='v9'), 'v11'),
         (dict(loss_scale='sum'), "'batch', 'mean'"),
         (dict(strides=(8, 16)), '3 in_channels for 2 strides'),
+        (dict(class_prior=0.0), 'class_prior=0.0'),
+        (dict(box_prior=0.0), 'box_prior=0.0'),
+        (dict(box_prior=9.0), 'at most 7.5'),
+        (dict(loss_mask=dict(type='mmext.DenseMaskLoss', mask_stride=3)), 'mask_stride=3'),
         (dict(test_cfg=dict(score_threshold=0.1)), 'score_threshold.*score_thr'),
         (dict(test_cfg=dict(mask_format='png')), "'png'.*'rle'"),
     ],
-    ids=['version', 'loss_scale', 'strides', 'test_cfg-key', 'mask_format'],
+    ids=[
+        'version',
+        'loss_scale',
+        'strides',
+        'class_prior',
+        'box_prior-zero',
+        'box_prior-large',
+        'mask_stride',
+        'test_cfg-key',
+        'mask_format',
+    ],
 )
 def test_segment__wrong_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -350,6 +364,18 @@ def test_predict__suppresses_within_a_class_only() -> None:
     found = predict(painter)
     assert found.labels.tolist() == [0, 1]
     assert found.masks[0].sum() < found.masks[1].sum()  # the second comes from the other prior
+
+
+def test_predict__soft_suppression_lowers_the_score_of_the_double() -> None:
+    painter = Painter()
+    # Cells (3, 5) and (3, 6) predict the same box: the second keeps exp(-1 / sigma) of its score.
+    painter.add(3, 5, logits={0: 2.0}, sides=(2, 2, 2, 2), prototype=0)
+    painter.add(3, 6, logits={0: 1.0}, sides=(3, 2, 1, 2), prototype=1)
+    soft = dict(type='soft_nms', iou_threshold=0.5, sigma=0.5, method='gaussian', min_score=0.01)
+    found = predict(painter, nms=soft)
+    first, second = torch.tensor([2.0, 1.0]).sigmoid()
+    expected = torch.stack([first, second * torch.tensor(-2.0).exp()])
+    torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

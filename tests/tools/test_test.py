@@ -97,8 +97,9 @@ def test_without_truth__dense_and_encoded_masks_end_alike() -> None:
         (['--tta'], dict(tta_model=None), 'the config has no tta_model'),
         (['--tta'], {'test_evaluator.metric': ['bbox', 'segm']}, 'loses the masks'),
         ([], dict(test_dataloader=None), 'has no test_dataloader: nothing to test on'),
+        ([], {'test_evaluator.ann_file': 'gone.json'}, "No such file or directory: 'gone.json'"),
     ],
-    ids=['out', 'show', 'no tta', 'tta of masks', 'no test data'],
+    ids=['out', 'show', 'no tta', 'tta of masks', 'no test data', 'annotation file of the metric'],
 )
 def test_main__a_mistake_is_one_message_and_exit_code_2(
     tmp_path: Path,
@@ -123,6 +124,22 @@ def test_main__missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture)
     make_config(tmp_path)
     assert run(tmp_path) == 2
     assert 'model.pth does not exist' in capsys.readouterr().err
+
+
+def test_main__missing_config(capsys: pytest.CaptureFixture) -> None:
+    assert test_tool.main(['gone.py', 'model.pth']) == 2
+    errors = capsys.readouterr().err
+    assert 'config gone.py does not exist' in errors
+    assert 'Traceback' not in errors
+
+
+def test_main__checkpoint_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_config(tmp_path)
+    torch.save({'state_dict': torch.nn.Linear(2, 3).state_dict()}, tmp_path / 'model.pth')
+    assert run(tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert f'{tmp_path / "model.pth"} belongs to another model: none of its 2 names' in errors
+    assert 'Traceback' not in errors
 
 
 @pytest.mark.slow

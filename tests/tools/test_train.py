@@ -1,4 +1,4 @@
-"""The training tool: what it writes into the config, how it answers mistakes, and whole runs."""
+"""The training tool: what it writes into the config, and whole runs; mistakes are in `test_train_mistakes`."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ import pytest
 import torch
 from mmdet.models.backbones import CSPNeXt
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmext.engine.checkpoint import read_checkpoint
 from mmext.tools import train
-from mmext.tools.command import error_message
 from tests.tiny import make_tiny_coco, tiny_config
 
 HOOKS = [
@@ -131,99 +131,32 @@ def test_local_rank__both_spellings(
     assert os.environ.pop('LOCAL_RANK') == '3'
 
 
-def assert_one_message(
-    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert train.main([str(write_config(tmp_path)), *arguments]) == 2
-    errors = capsys.readouterr().err
-    assert 'error: ' in errors
-    assert message in errors
-    assert 'Traceback' not in errors
-
-
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--auto-scale-lr'], 'auto_scale_lr = dict(base_batch_size=16'),
-        (
-            ['--amp', '--cfg-options', 'optim_wrapper.type=OptimWrapperDict'],
-            "is 'OptimWrapperDict'",
-        ),
-        (['--device', 'tpu'], 'expected cpu, cuda'),
-        (['--resume', 'gone.pth'], 'gone.pth does not exist'),
-        (['--launcher', 'pytorch', '--device', 'cpu'], 'start with torchrun'),
-        (['--cfg-options', 'model.type=RTMDett'], 'mean `mmdet.RTMDet`'),
-        (
-            ['--cfg-options', 'model.bbox_head.num_clases=2'],
-            "unexpected keyword argument 'num_clases'",
-        ),
-    ],
-    ids=[
-        'no base batch size',
-        'amp of a dict',
-        'device',
-        'resume',
-        'launcher',
-        'model type',
-        'model argument',
-    ],
+    ('constructor', 'num_groups'),
+    [('DefaultOptimWrapperConstructor', 1), ('mmext.YOLOOptimWrapperConstructor', 3)],
+    ids=['default', 'yolo'],
 )
-def test_main__a_mistake_is_one_message_and_exit_code_2(
+@pytest.mark.parametrize(
+    ('flags', 'expected'), [([], 2e-3), (['--auto-scale-lr'], 1e-3)], ids=['as written', 'scaled']
+)
+def test_auto_scale_lr__batch_2_against_base_4_halves_the_rate(
     tmp_path: Path,
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture,
+    constructor: str,
+    num_groups: int,
+    flags: list[str],
+    expected: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
-        monkeypatch.delenv(name, raising=False)
-    assert_one_message(tmp_path, arguments, message, capsys)
+    rates: list[float] = []
 
+    def read_rates(loop: EpochBasedTrainLoop) -> None:
+        """Stands for the training: everything is set up, nothing is run."""
+        rates.extend(group['lr'] for group in loop.runner.optim_wrapper.param_groups)
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'], 'gone.json'),
-        (['--cfg-options', 'train_dataloader.dataset.data_prefix.img=gone'], '8 of 8 images'),
-        (['--cfg-options', 'model.bbox_head.num_classes=80'], 'set model.bbox_head.num_classes=2'),
-        (
-            [
-                '--cfg-options',
-                'train_dataloader.dataset.metainfo.classes=(Square,Disc)',
-                'train_dataloader.dataset.filter_cfg.filter_empty_gt=True',
-            ],
-            '2 of 2 classes are not in the annotation file',
-        ),
-    ],
-    ids=['annotation file', 'image folder', 'num_classes', 'classes and filter'],
-)
-def test_main__a_mistake_in_the_data_is_one_message(
-    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert_one_message(tmp_path, arguments, message, capsys)
-
-
-def test_main__missing_config(capsys: pytest.CaptureFixture) -> None:
-    assert train.main(['gone.py']) == 2
-    assert 'config gone.py does not exist' in capsys.readouterr().err
-
-
-def test_main__traceback_on_request(capsys: pytest.CaptureFixture) -> None:
-    assert train.main(['gone.py', '--traceback']) == 2
-    assert 'Traceback' in capsys.readouterr().err
-
-
-def test_error_message__without_the_traceback_of_a_worker() -> None:
-    text = (
-        'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
-        '  File "a.py", line 1, in f\n    raise ValueError\nValueError: image 3.png is empty\n  and more\n'
-    )
-    assert error_message(ValueError(text)) == 'image 3.png is empty\n  and more'
-
-
-def test_error_message__key_error_without_quotes() -> None:
-    assert error_message(KeyError("no 'x'")) == "no 'x'"
+    monkeypatch.setattr(EpochBasedTrainLoop, 'run', read_rates)
+    options = ['auto_scale_lr.base_batch_size=4', f'optim_wrapper.constructor={constructor}']
+    run_training(write_config(tmp_path), *flags, '--cfg-options', *options)
+    assert rates == [expected] * num_groups
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

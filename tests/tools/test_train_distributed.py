@@ -1,10 +1,12 @@
 """Two processes on the CPU: the same weights in both, the metric of one process, and no waiting for ever."""
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmext.engine.checkpoint import read_checkpoint
 from mmext.tools import test as test_tool
-from tests.tiny import make_tiny_coco, tiny_config
+from tests.tiny import make_tiny_coco, tiny_config, tiny_segment_config
 
 WORKER = Path(__file__).with_name('dist_worker.py')
 
@@ -41,13 +44,15 @@ def coco_scores(path: Path) -> dict[str, float]:
     return {key: value for key, value in scores.items() if key.startswith('coco/')}
 
 
-def make_config(root: Path, max_epochs: int, lr: float) -> Config:
+def make_config(
+    root: Path, max_epochs: int, lr: float, base: Callable[..., Config] = tiny_config
+) -> Config:
     """The tiny training with averaged weights, validated on five images.
 
     Five is odd: with two processes one image is drawn twice to fill the last batch and must not count twice.
     """
     make_tiny_coco(root, 5, split='val', seed=1)
-    cfg = tiny_config(root, root / 'work', max_epochs=max_epochs)
+    cfg = base(root, root / 'work', max_epochs=max_epochs)
     cfg.train_dataloader.sampler.shuffle = False
     cfg.optim_wrapper.optimizer.lr = lr
     cfg.default_hooks.checkpoint.interval = max_epochs
@@ -84,3 +89,24 @@ def test_two_processes__equal_weights_and_the_metric_of_one(tmp_path: Path) -> N
     torchrun(['-m', 'mmext.tools.test', *arguments, together, '--launcher', 'pytorch'])
     tested = [coco_scores(path) for folder in (alone, together) for path in folder.glob('*/*.json')]
     assert tested == [in_training, in_training]
+
+
+@pytest.mark.slow
+def test_two_processes__segment_where_one_sees_empty_images_only(tmp_path: Path) -> None:
+    # Every second image, so all of the second process, is without objects, masks and positives.
+    make_tiny_coco(tmp_path, 8, empty=(1, 3, 5, 7))
+    config = tmp_path / 'tiny.py'
+    make_config(tmp_path, max_epochs=2, lr=1e-3, base=tiny_segment_config).dump(config)
+    torchrun([WORKER, tmp_path, config, '--launcher', 'pytorch', '--device', 'cpu'])
+
+    one, other = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    assert all(value.isfinite().all() for value in one.values())
+    # The average lags behind: equal weights are no untouched weights.
+    averaged = read_checkpoint(tmp_path / 'work' / 'epoch_2.pth')['state_dict']
+    kernels = [name for name, value in one.items() if value.ndim == 4]
+    assert not [name for name in kernels if torch.equal(one[name], averaged[name])]
+    (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = [line['loss_mask'] for line in logged if 'loss_mask' in line]
+    assert losses and all(math.isfinite(loss) and loss > 0 for loss in losses)

@@ -13,13 +13,14 @@ from mmext.engine.preflight import (
     leaf_datasets,
     report_findings,
 )
+from mmext.engine.preflight_boxes import check_scored_boxes
 from mmext.engine.preflight_checks import check_evaluated_images, check_num_classes
 from mmext.engine.preflight_probe import probe_pipeline
 from mmext.registry import HOOKS
 
 
 def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
-    """Images of a data set against the annotation files that its metrics read (mmdet's CocoMetric)."""
+    """A data set against the annotation files that its metrics read (mmdet's CocoMetric)."""
     findings = []
     leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
     for metric in getattr(evaluator, 'metrics', ()):
@@ -29,6 +30,7 @@ def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
         ids = [leaf.get_data_info(i)['img_id'] for leaf in leaves for i in range(len(leaf))]
         path = str(getattr(metric, 'ann_file', 'another file'))
         findings += check_evaluated_images(f'{loader}.dataset', ids, coco.get_img_ids(), path)
+        findings += check_scored_boxes(loader, metric.metrics, coco.dataset, path)
     return findings
 
 

@@ -1,0 +1,56 @@
+"""The shipped recipes learn: every system, on a few images that it must know by heart."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmext.datasets.synthetic import METAL, write_dataset
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+NUM_IMAGES, IMAGE_SIZE = 8, 96
+
+
+def on_one_batch(cfg: Config, root: Path, num_steps: int) -> Config:
+    """Cuts a config down to one batch of the data set in `root`, seen `num_steps` times and scored in the end."""
+    dataset = dict(data_root=str(root), ann_file='train.json')
+    loader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
+    cfg.merge_from_dict(
+        {
+            'train_dataloader': loader | dict(batch_size=NUM_IMAGES),
+            'val_dataloader': loader,
+            'val_evaluator.ann_file': str(root / 'train.json'),
+            'train_cfg': dict(max_epochs=num_steps, val_interval=num_steps),
+            'default_hooks.checkpoint.interval': num_steps,
+            'randomness': dict(seed=0),
+            'work_dir': str(root / 'work'),
+            'experiment_name': root.name,
+        }
+    )
+    return cfg
+
+
+@pytest.mark.slow
+def test_segment__overfits_eight_images(tmp_path: Path) -> None:
+    num_steps = 150
+    num_images = dict(train=NUM_IMAGES, val=0)
+    write_dataset(tmp_path / 'data', METAL, num_images=num_images, size=IMAGE_SIZE)
+    cfg = Config.fromfile(CONFIGS / 'yolo' / 'segment_v8n_1xb8-12e_synthetic.py')
+    cfg = on_one_batch(cfg, tmp_path / 'data', num_steps)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        (letter_box,) = (s for s in loader.dataset.pipeline if s.type == 'mmext.LetterBox')
+        letter_box.scale = (IMAGE_SIZE, IMAGE_SIZE)
+    warm_up, cosine = cfg.param_scheduler
+    warm_up.end = 20
+    cosine.end = cosine.T_max = num_steps
+    (average,) = (hook for hook in cfg.custom_hooks if hook.type == 'mmext.StepEMAHook')
+    average.momentum, average.gamma = 0.05, 20
+
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scores = {
+        kind: runner.message_hub.get_scalar(f'val/coco/{kind}_mAP_50').current()
+        for kind in ('bbox', 'segm')
+    }
+    assert min(scores.values()) > 0.5, scores

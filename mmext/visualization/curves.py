@@ -43,6 +43,7 @@ def plot_curves(scalars: Path, out_file: Path) -> None:
     _plot(loss_axes, training, [key for key in _keys(training) if key.startswith('loss')], 'loss')
     _plot(rate_axes, training, [key for key in _keys(training) if key == 'lr'], 'learning rate')
     _plot(metric_axes, metrics, _keys(metrics, suffix='mAP_50'), 'validation AP50')
+    metric_axes.set_xlabel('epoch')
     out_file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out_file, dpi=110)
 

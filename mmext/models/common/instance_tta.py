@@ -105,7 +105,8 @@ def _flip_masks(masks: Tensor | list[dict], axes: tuple[int, ...]) -> Tensor | l
     return [coco_mask.encode(np.asfortranarray(mask)) for mask in flipped]
 
 
-def _pick_masks(masks: Sequence[Tensor | list[dict]], keep: Tensor) -> Tensor | list[dict]:
+def _pick_masks(masks: Sequence, keep: Tensor) -> Tensor | list[dict]:
+    """The kept ones out of the masks of all views, tensors or lists of run-length codes."""
     if isinstance(masks[0], Tensor):
         return torch.cat(list(masks))[keep]
     joined = [code for view in masks for code in view]

@@ -1,6 +1,7 @@
 """Mask prototypes: the basis that every instance's coefficients combine into its mask (YOLACT, arXiv:1904.02689)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class Proto(nn.Module):
         act_cfg: dict,
     ) -> None:
         super().__init__()
-        layer = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        layer: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.cv1 = ConvNormAct(in_channels[0], hidden_channels, kernel_size=3, **layer)
         self.upsample = nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, stride=2)
         self.cv2 = ConvNormAct(hidden_channels, hidden_channels, kernel_size=3, **layer)

@@ -33,14 +33,19 @@ def on_one_batch(cfg: Config, root: Path, num_steps: int) -> Config:
 
 @pytest.mark.slow
 def test_segment__overfits_eight_images(tmp_path: Path) -> None:
-    num_steps = 150
+    num_steps = 100
     num_images = dict(train=NUM_IMAGES, val=0)
     write_dataset(tmp_path / 'data', METAL, num_images=num_images, size=IMAGE_SIZE)
     cfg = Config.fromfile(CONFIGS / 'yolo' / 'segment_v8n_1xb8-12e_synthetic.py')
     cfg = on_one_batch(cfg, tmp_path / 'data', num_steps)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        (letter_box,) = (s for s in loader.dataset.pipeline if s.type == 'mmext.LetterBox')
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    # By heart, so always the same pixels.
+    varying = ('mmdet.RandomFlip', 'mmext.HSV')
+    train.pipeline = [step for step in train.pipeline if step.type not in varying]
+    for pipeline in (train.pipeline, val.pipeline):
+        (letter_box,) = (step for step in pipeline if step.type == 'mmext.LetterBox')
         letter_box.scale = (IMAGE_SIZE, IMAGE_SIZE)
+    cfg.optim_wrapper.optimizer.lr = 2e-3
     warm_up, cosine = cfg.param_scheduler
     warm_up.end = 20
     cosine.end = cosine.T_max = num_steps
@@ -53,4 +58,4 @@ def test_segment__overfits_eight_images(tmp_path: Path) -> None:
         kind: runner.message_hub.get_scalar(f'val/coco/{kind}_mAP_50').current()
         for kind in ('bbox', 'segm')
     }
-    assert min(scores.values()) > 0.5, scores
+    assert scores['bbox'] > 0.8 and scores['segm'] > 0.6, scores

@@ -61,24 +61,23 @@ def check_loaded_boxes(
 
 
 def check_scored_boxes(
-    loader: str, metrics: Collection[str], content: Mapping[str, Any], ann_file: str
+    evaluator: str, metrics: Collection[str], content: Mapping[str, Any]
 ) -> list[Finding]:
     """Boxes that a data set may leave out, but pycocotools, which reads the file itself, dies on.
 
-    It would do so after the first epoch, naming neither file nor annotation.
+    It would do so at the first validation, naming neither file nor annotation. (nan it takes, as a certain miss.)
 
     Args:
-        loader: name of the data loader.
+        evaluator: place of the metric in the config, such as 'val_evaluator'.
         metrics: what the metric computes; only 'bbox' looks at the boxes.
         content: the annotation file of the metric.
-        ann_file: its path.
     """
     ids = malformed_boxes(content) if 'bbox' in metrics else []
     if not ids:
         return []
     return [
         error(
-            f'{loader}: {len(ids)} boxes of {ann_file} are not four numbers, and no box can be scored against '
+            f'{len(ids)} boxes of {evaluator}.ann_file are not four numbers, and no box can be scored against '
             f'them; mend or remove the annotations {some(ids)}'
         )
     ]

@@ -32,6 +32,12 @@ def _save(model, path, **meta):
     return path
 
 
+def current_scope() -> str | None:
+    """Its name: mmengine copies the scopes when it leaves one, so that the object may be another."""
+    instance = DefaultScope.get_current_instance()
+    return instance and instance.scope_name
+
+
 def test_init_model__raw_outputs_have_names_and_strides(config_file):
     model = init_model(config_file)
     with torch.no_grad():
@@ -46,11 +52,11 @@ def test_init_model__raw_outputs_have_names_and_strides(config_file):
 
 
 def test_init_model__evaluates_on_the_device_and_leaves_the_scope_alone(cfg):
-    before = DefaultScope.get_current_instance()
+    before = current_scope()
     text = json.dumps(cfg.to_dict(), default=str)
     model = init_model(cfg, device='cpu')
     assert not any(module.training for module in model.modules())
-    assert DefaultScope.get_current_instance() is before
+    assert current_scope() == before
     assert json.dumps(cfg.to_dict(), default=str) == text
 
 
@@ -99,7 +105,7 @@ def test_init_model__missing_files_are_named(config_file, tmp_path):
 @pytest.mark.parametrize(
     ('line', 'error', 'message'),
     [
-        ("_base_ = ['gone_base.py']", FileNotFoundError, r'gone_base\.py" does not exist'),
+        ("_base_ = ['gone_base.py']", FileNotFoundError, r'/gone_base\.py'),
         ("custom_imports = dict(imports=['gone_module'])", ImportError, 'gone_module'),
     ],
     ids=['base', 'custom_imports'],

@@ -22,6 +22,7 @@ from mmext.registry import HOOKS
 def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
     """A data set against the annotation files that its metrics read (mmdet's CocoMetric)."""
     findings = []
+    evaluator_name = loader.replace('dataloader', 'evaluator')
     leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
     for metric in getattr(evaluator, 'metrics', ()):
         coco = getattr(metric, '_coco_api', None)
@@ -30,7 +31,7 @@ def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
         ids = [leaf.get_data_info(i)['img_id'] for leaf in leaves for i in range(len(leaf))]
         path = str(getattr(metric, 'ann_file', 'another file'))
         findings += check_evaluated_images(f'{loader}.dataset', ids, coco.get_img_ids(), path)
-        findings += check_scored_boxes(loader, metric.metrics, coco.dataset, path)
+        findings += check_scored_boxes(evaluator_name, metric.metrics, coco.dataset)
     return findings
 
 

@@ -57,11 +57,11 @@ class InstanceTTAModel(BaseTTAModel):
         bboxes = torch.cat([view.bboxes for view in turned])
         scores = torch.cat([view.scores for view in turned])
         labels = torch.cat([view.labels for view in turned])
-        dets, keep = batched_nms(bboxes, scores, labels, self.nms)
-        keep = keep[: self.max_per_img]
-        merged = InstanceData(
-            bboxes=bboxes[keep], scores=dets[: self.max_per_img, -1], labels=labels[keep]
-        )
+        keep = torch.zeros(0, dtype=torch.long, device=labels.device)
+        if len(bboxes):  # mmcv's batched_nms fails on no boxes
+            dets, keep = batched_nms(bboxes, scores, labels, self.nms)
+            keep, scores = keep[: self.max_per_img], dets[: self.max_per_img, -1]
+        merged = InstanceData(bboxes=bboxes[keep], scores=scores, labels=labels[keep])
         if 'masks' in turned[0]:
             merged.masks = _pick_masks([view.masks for view in turned], keep)
         result = views[0].clone()

@@ -1,0 +1,38 @@
+"""What the Makefile would run, from `make -n -B`: nothing is installed."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plan(*arguments: str) -> list[str]:
+    command = ['make', '-n', '-B', *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize('target', ['demo', 'test', 'test-all', 'check', 'format'])
+def test_make__every_target_makes_the_environment_first(target):
+    assert plan(target)[0].endswith('-m venv .venv')
+
+
+@pytest.mark.parametrize('torch', ['torch==2.13.0', 'torch'], ids=['default', 'gpu'])
+def test_make__torch_comes_before_all_that_depends_on_it(torch):
+    lines = plan('demo') if torch != 'torch' else plan('demo', f'TORCH={torch}')
+    installs = [line for line in lines if ' pip install ' in line]
+    assert installs[1].endswith(f'"{torch}"')
+    assert installs[2].endswith('--editable ".[onedl,dev]"')
+
+
+def test_make__test_leaves_out_what_is_slow_or_needs_data():
+    assert plan('test')[-1].endswith('-m pytest -m "not slow and not gpu and not data"')
+    assert plan('test-all')[-1].endswith('-m pytest -m "not gpu"')
+
+
+def test_ci__runs_checks_and_all_tests_with_the_data():
+    script = (ROOT / '.ci' / 'run').read_text()
+    assert script.index('make check') < script.index('make test-all')
+    assert 'MMEXT_DATA' in script

@@ -13,6 +13,14 @@ CALLS = {
         'boxes = torch.rand(20_000, 2) * 3000',
         'ops["nms"](torch.cat([boxes, boxes + 20], 1), torch.rand(20_000), 0.5, 0)',
     ),
+    'nms_match': (
+        'boxes = torch.rand(20_000, 2) * 3000',
+        'ops["nms_match"](torch.cat([boxes, boxes + 20, torch.rand(20_000, 1)], 1), 0.5)',
+    ),
+    'softnms': (
+        'boxes = torch.rand(3_000, 2) * 3000; dets = torch.zeros(3_000, 5)',
+        'ops["softnms"](torch.cat([boxes, boxes + 20], 1), torch.rand(3_000), dets, 0.3, 0.5, 0.001, 1, 0)',
+    ),
     # The result is 64 MB; six temporaries of its size would be 384 MB.
     'bbox_overlaps': (
         'boxes = torch.rand(4_000, 4); ious = torch.ones(4_000, 4_000)',
@@ -26,6 +34,11 @@ CALLS = {
         'inputs = (value, shapes, torch.tensor([0]), places, weights);'
         'grads = [torch.zeros_like(tensor) for tensor in (value, places, weights)]',
         'ops["ms_deform_attn_backward"](*inputs, torch.rand(1, 10_000, 256), *grads, 64)',
+    ),
+    'ms_deform_attn_forward': (
+        'value = torch.rand(1, 10_000, 8, 32); shapes = torch.tensor([[100, 100]]);'
+        'places = torch.rand(1, 10_000, 8, 1, 4, 2); weights = torch.rand(1, 10_000, 8, 1, 4)',
+        'ops["ms_deform_attn_forward"](value, shapes, torch.tensor([0]), places, weights, 64)',
     ),
     # All columns of 100 x 136 cells and 256 channels: 125 MB, and again with derivatives.
     'deform_conv': (

@@ -1,5 +1,6 @@
 """What the Makefile would run, from `make -n -B`: nothing is installed."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,8 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def plan(*arguments: str) -> list[str]:
-    command = ['make', '-n', '-B', *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ['make', '--no-print-directory', '-n', '-B', *arguments]
+    # Started by `make test`, this make would inherit the options of that one.
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith(('MAKE', 'MFLAGS'))
+    }
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     return result.stdout.splitlines()
 
 

@@ -13,7 +13,9 @@ def plan(*arguments: str) -> list[str]:
     command = ['make', '--no-print-directory', '-n', '-B', *arguments]
     # Started by `make test`, this make would inherit the options of that one.
     env = {
-        key: value for key, value in os.environ.items() if not key.startswith(('MAKE', 'MFLAGS'))
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(('MAKE', 'MFLAGS', 'TORCH'))
     }
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     return result.stdout.splitlines()

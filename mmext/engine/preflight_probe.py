@@ -8,6 +8,7 @@ run trains on background alone and ends at 0 AP.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,15 +38,17 @@ def probe_pipeline(where: str, dataset: Any) -> list[Finding]:
     Returns:
         An error if not one object is left, otherwise nothing.
     """
-    indices = [i for i in range(len(dataset)) if _num_objects(dataset.get_data_info(i))]
+    filled = (i for i in range(len(dataset)) if _num_objects(dataset.get_data_info(i)))
+    # Each record is unpickled to be looked at: no more than needed.
+    indices = list(islice(filled, NUM_IMAGES))
     if not indices:
         return []
     with untouched_randomness():
-        count = count_objects(dataset, indices[:NUM_IMAGES])
+        count = count_objects(dataset, indices)
     if count is None or count.kept:
         return []
     text = (
-        f'{where}: the first {len(indices[:NUM_IMAGES])} images with objects have {count.annotated} of them '
+        f'{where}: the first {len(indices)} images with objects have {count.annotated} of them '
         f'in the annotations and none after the pipeline'
     )
     if count.ignored:

@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python tools/demo.py demo_output
 
+# Two processes of one thread each; a file stays in one process, so that its shared fixtures are made once.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not data"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not data"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"

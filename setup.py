@@ -21,7 +21,7 @@ GUARD = runpy.run_path(str(ROOT / 'mmext' / '_stack.py'))
 # them installed, `import mmext` says which command is missing.
 # onedl-mmcv and onedl-mmdetection both ask for OpenCV without saying which build; OPENCV says it.
 ONEDL = [*map(str, GUARD['STACK']), GUARD['OPENCV']]
-DEV = ['pytest>=8', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5', 'scikit-image']
+DEV = ['pytest>=8', 'pytest-xdist>=3.6,<4', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5', 'scikit-image']
 
 
 class BuildWithMim(build_py):

@@ -26,10 +26,12 @@ def build(config: dict) -> nn.Module:
     """A model with weights from a formula: no generator, the same on every machine."""
     model = MODELS.build(copy.deepcopy(config))
     with torch.no_grad():
-        for tensor in model.state_dict().values():
+        for name, tensor in model.state_dict().items():
+            wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * 1.7 + 0.3)
             if tensor.ndim > 1:
-                wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * 1.7 + 0.3)
                 tensor.copy_((wave * tensor[0].numel() ** -0.5).reshape(tensor.shape))
+            elif name.endswith('bias'):
+                tensor.copy_(wave * 0.1)
     return model
 
 

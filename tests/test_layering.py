@@ -1,10 +1,12 @@
-"""The import arrows of the architecture, and the limits on files and functions, checked on the syntax trees.
+"""The import arrows and adapters of the architecture, and the limits on files and functions, from the syntax trees.
 
 registry, ops, structures <- datasets
                           <- models/common <- models/backbones, models/<system>
                           <- evaluation, visualization, engine
 apis                      <- everything above; nothing imports apis
 tools and tests import anything, and nothing imports them
+
+In each system only the adapter subclasses classes of mmdet or mmseg and sees data samples.
 """
 
 import ast
@@ -35,6 +37,15 @@ ARROWS = {
     'models.<system>': GROUND | {'models.common'},
 }
 
+# The files that may speak the framework's language: heads and detectors, and what unpacks samples for them.
+ADAPTERS = {
+    'common': {'instance_tta.py'},  # merges the samples of several views, whatever predicted them
+    'yolo': {'head.py', 'enhanced_head.py', 'attention_head.py', 'truth.py'},
+}
+FRAMEWORKS = ('mmdet', 'mmseg')
+# Containers of boxes and masks travel inside samples and are known everywhere.
+CONTAINERS = ('bbox', 'mask')
+
 
 def part_of(module: str) -> str:
     """`'mmext.models.yolo.head'` -> `'models.yolo'`, `'mmext.engine.hooks.ema'` -> `'engine'`."""
@@ -62,18 +73,23 @@ def module_name(path: Path, root: Path) -> str:
     return '.'.join(names[:-1] if names[-1] == '__init__' else names)
 
 
-def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
-    """Line and absolute name of every import, also of those within functions and of `import_module('...')`."""
+def absolute_base(node: ast.ImportFrom, path: Path, root: Path) -> str:
+    """`from ..deim import head` in `mmext/models/yolo/a.py` -> `'mmext.models.deim'`."""
+    if not node.level:
+        return node.module or ''
     name = module_name(path, root)
     package = name if path.name == '__init__.py' else name.rpartition('.')[0]
+    outer = package.split('.')[: len(package.split('.')) - node.level + 1]
+    return '.'.join([*outer, node.module] if node.module else outer)
+
+
+def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of every import, also of those within functions and of `import_module('...')`."""
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'), str(path))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ''
-            if node.level:
-                outer = package.split('.')[: len(package.split('.')) - node.level + 1]
-                base = '.'.join([*outer, base] if base else outer)
+            base = absolute_base(node, path, root)
             # `from mmext.models import yolo` imports a module: look one name further where there is one.
             for alias in node.names:
                 longer = root.joinpath(*base.split('.'), alias.name)
@@ -97,6 +113,53 @@ def broken_arrows(root: Path) -> list[str]:
             if outside or not may_import(importer, part_of(imported)):
                 found.append(f'{path.relative_to(root)}:{line} imports {imported}')
     return found
+
+
+def is_sample(name: str) -> bool:
+    """`'mmdet.structures.DetDataSample'` and the module it comes from, but not `'mmdet.structures.mask.X'`."""
+    package, *names = name.split('.')
+    known = package in (*FRAMEWORKS, 'mmengine') and names[:1] == ['structures']
+    return known and (len(names) == 1 or names[1] not in CONTAINERS)
+
+
+def imported_names(path: Path, root: Path) -> dict[str, str]:
+    """Every name that a file imports -> its full name: `{'nn': 'torch.nn', 'Head': 'mmext.models.yolo.head.Head'}`."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition('.')[0]
+                found[alias.asname or alias.name] = alias.name
+                found.setdefault(top, top)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute_base(node, path, root)
+            found |= {alias.asname or alias.name: f'{base}.{alias.name}' for alias in node.names}
+    return found
+
+
+def speaks_framework(path: Path, root: Path) -> bool:
+    """Whether a file imports data samples, or subclasses a class of a framework or of an adapter beside it."""
+    names = imported_names(path, root)
+    if any(is_sample(name) for name in names.values()):
+        return True
+    system = module_name(path, root).rpartition('.')[0]
+    own_adapters = {f'{system}.{name[:-3]}' for name in ADAPTERS.get(path.parent.name, ())}
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'), str(path))):
+        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+            source = names.get(ast.unparse(base).partition('.')[0], '')
+            is_own = any(f'{source}.'.startswith(f'{adapter}.') for adapter in own_adapters)
+            if source.partition('.')[0] in FRAMEWORKS or is_own:
+                return True
+    return False
+
+
+def strange_adapters(root: Path) -> list[str]:
+    """The files of models that speak the framework's language without being adapters."""
+    return [
+        path.relative_to(root).as_posix()
+        for path in sorted((root / 'mmext' / 'models').glob('*/*.py'))
+        if path.name not in ADAPTERS.get(path.parent.name, ()) and speaks_framework(path, root)
+    ]
 
 
 def source_files(*folders: str) -> list[Path]:
@@ -149,6 +212,43 @@ def test_broken_arrows__sees_what_it_should(tmp_path, file, code, broken):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code)
     assert bool(broken_arrows(tmp_path)) is broken
+
+
+def test_models__only_adapters_speak_the_language_of_the_framework():
+    assert strange_adapters(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ('file', 'code', 'strange'),
+    [
+        ('yolo/a.py', 'from mmdet.models import BaseDenseHead\nclass A(BaseDenseHead): ...', True),
+        ('yolo/head.py', 'from mmdet.models import BaseHead\nclass A(BaseHead): ...', False),
+        ('deim/head.py', 'from mmdet.models import BaseHead\nclass A(BaseHead): ...', True),
+        ('yolo/a.py', 'import mmseg.models as zoo\nclass A(zoo.BaseHead): ...', True),
+        ('yolo/a.py', 'import mmdet.models\nclass A(mmdet.models.BaseHead): ...', True),
+        ('yolo/a.py', 'from mmext.models.yolo.head import Head\nclass A(Head): ...', True),
+        ('yolo/a.py', 'from .head import Head\nclass A(Head): ...', True),
+        ('yolo/a.py', 'from . import head\nclass A(head.Head): ...', True),
+        ('yolo/a.py', 'from .head import Head\nclass A:\n    head: Head', False),
+        ('yolo/a.py', 'from mmdet.models.layers import MLP\nmlp = MLP(1, 2)', False),
+        ('yolo/a.py', 'from torch import nn\nclass A(nn.Module): ...', False),
+        ('yolo/a.py', 'from mmdet.structures import DetDataSample', True),
+        ('yolo/a.py', 'from mmdet import structures', True),
+        ('yolo/a.py', 'from mmseg.structures.seg_data_sample import SegDataSample', True),
+        ('yolo/a.py', 'def f():\n    from mmengine.structures import InstanceData', True),
+        ('yolo/truth.py', 'from mmengine.structures import InstanceData', False),
+        ('yolo/a.py', 'import mmdet.structures.det_data_sample', True),
+        ('yolo/a.py', 'from mmdet.structures.mask import BitmapMasks', False),
+        ('yolo/a.py', 'from mmdet.structures import mask', False),
+        ('common/a.py', 'from mmengine.structures import InstanceData', True),
+        ('common/instance_tta.py', 'from mmdet.structures import DetDataSample', False),
+    ],
+)
+def test_strange_adapters__sees_what_it_should(tmp_path, file, code, strange):
+    path = tmp_path / 'mmext' / 'models' / file
+    path.parent.mkdir(parents=True)
+    path.write_text(code)
+    assert bool(strange_adapters(tmp_path)) is strange
 
 
 def test_files__are_short_and_named_for_a_subject():

@@ -9,16 +9,16 @@ from mmengine.runner import Runner
 from mmext.datasets.synthetic import METAL, write_dataset
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-NUM_IMAGES, IMAGE_SIZE = 8, 96
+IMAGE_SIZE = 96
 
 
-def on_one_batch(cfg: Config, root: Path, num_steps: int) -> Config:
+def on_one_batch(cfg: Config, root: Path, *, num_images: int, num_steps: int) -> Config:
     """Cuts a config down to one batch of the data set in `root`, seen `num_steps` times and scored in the end."""
     dataset = dict(data_root=str(root), ann_file='train.json')
     loader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
     cfg.merge_from_dict(
         {
-            'train_dataloader': loader | dict(batch_size=NUM_IMAGES),
+            'train_dataloader': loader | dict(batch_size=num_images),
             'val_dataloader': loader,
             'val_evaluator.ann_file': str(root / 'train.json'),
             'train_cfg': dict(max_epochs=num_steps, val_interval=num_steps),
@@ -31,13 +31,13 @@ def on_one_batch(cfg: Config, root: Path, num_steps: int) -> Config:
     return cfg
 
 
-@pytest.mark.slow
-def test_segment__overfits_eight_images(tmp_path: Path) -> None:
-    num_steps = 100
-    num_images = dict(train=NUM_IMAGES, val=0)
-    write_dataset(tmp_path / 'data', METAL, num_images=num_images, size=IMAGE_SIZE)
-    cfg = Config.fromfile(CONFIGS / 'yolo' / 'segment_v8n_1xb8-12e_synthetic.py')
-    cfg = on_one_batch(cfg, tmp_path / 'data', num_steps)
+def learn_by_heart(
+    name: str, root: Path, *, num_images: int, num_steps: int = 100
+) -> dict[str, float]:
+    """Trains a config for synthetic data on a few images; returns AP at IoU 0.5 on them, of boxes and masks."""
+    write_dataset(root, METAL, num_images=dict(train=num_images, val=0), size=IMAGE_SIZE)
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg = on_one_batch(cfg, root, num_images=num_images, num_steps=num_steps)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     # By heart, so always the same pixels.
     varying = ('mmdet.RandomFlip', 'mmext.HSV')
@@ -54,8 +54,22 @@ def test_segment__overfits_eight_images(tmp_path: Path) -> None:
 
     runner = Runner.from_cfg(cfg)
     runner.train()
-    scores = {
+    return {
         kind: runner.message_hub.get_scalar(f'val/coco/{kind}_mAP_50').current()
         for kind in ('bbox', 'segm')
     }
+
+
+@pytest.mark.slow
+def test_segment__overfits_eight_images(tmp_path: Path) -> None:
+    name = 'yolo/segment_v8n_1xb8-12e_synthetic.py'
+    scores = learn_by_heart(name, tmp_path / 'data', num_images=8)
     assert scores['bbox'] > 0.8 and scores['segm'] > 0.6, scores
+
+
+@pytest.mark.slow
+def test_segment_attention__overfits_four_images(tmp_path: Path) -> None:
+    # The boxes are those of the masks: queries alone, without the detections.
+    name = 'yolo/segment-attention_v8n_1xb8-12e_synthetic.py'
+    scores = learn_by_heart(name, tmp_path / 'attention', num_images=4)
+    assert scores['bbox'] > 0.9 and scores['segm'] > 0.9, scores

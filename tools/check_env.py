@@ -4,9 +4,8 @@ import sys
 
 try:
     from mmext.tools.check_env import main
-except (
-    ImportError
-) as error:  # the stack guard: its message says what to do, a traceback adds nothing
+except ImportError as error:
+    # The stack guard: its message says what to do, a traceback adds nothing.
     sys.exit(f'problem  {error}')
 
 if __name__ == '__main__':

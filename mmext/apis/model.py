@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from mmext.engine.checkpoint import load_checkpoint_report, read_checkpoint
+from mmext.engine.config_file import load_config_file
 from mmext.registry import readable_registry_errors
 
 
@@ -38,7 +39,7 @@ def init_model(
             model (with a table of the names and shapes that differ).
         UnknownNameError: A `type` in the config that no registry knows, with the nearest name.
     """
-    cfg = _read_config(config)
+    cfg = read_config(config)
     with (
         DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')),
         readable_registry_errors(),
@@ -62,11 +63,17 @@ def init_model(
     return model.to(device).eval()
 
 
-def _read_config(config: str | Path | Config) -> Config:
+def read_config(config: str | Path | Config) -> Config:
+    """A config of one's own, to change at will: the file, or a copy of the Config.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the config has no model.
+    """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
     elif Path(config).is_file():
-        cfg = Config.fromfile(config)
+        cfg = load_config_file(config)
     else:
         raise FileNotFoundError(
             f'config {config} does not exist; give a config file, for example one below configs/'

@@ -1,14 +1,11 @@
-"""COCO annotation files, read with errors that name the file and the way to mend it."""
+"""COCO annotation files for training and evaluation: references checked, objects parsed, all losses reported."""
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmengine.fileio import get_text
-
 from mmext.datasets.report import Report
+from mmext.structures.coco import is_box, read_coco_lists
 
 # Boxes are written with one or two decimals: below this, reaching over the edge is rounding.
 EDGE_TOLERANCE = 0.1
@@ -39,28 +36,26 @@ def read_coco(
     Args:
         path: The file.
         backend_args: Of mmengine's file backend; None for local files.
-        annotation_keys: Keys that every annotation must have.
+        annotation_keys: Keys that every annotation must have besides `id`.
         report: Takes annotations of images that the file does not list; they are left out.
 
     Raises:
         ValueError: The file is missing, is no JSON, lacks keys, repeats ids or category names, or an
             annotation points to a category that is not listed.
     """
-    content = _load_json(path, backend_args)
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'{path} is no COCO annotation file: got a JSON {type(content).__name__}, expected an object '
-            'with `images`, `annotations` and `categories`. Convert the data with tools/convert_dataset.py.'
-        )
-    images = _checked(content, 'images', ('id', 'file_name', 'width', 'height'), path)
-    categories = _checked(content, 'categories', ('id', 'name'), path)
-    annotations = _checked(content, 'annotations', annotation_keys, path)
+    lists = read_coco_lists(
+        path,
+        backend_args,
+        image_keys=('file_name', 'width', 'height'),
+        annotation_keys=annotation_keys,
+    )
+    categories = lists['categories']
     names = [category['name'] for category in categories]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f'{path} lists the category names {twice} more than once. Join their ids.')
-    coco = CocoFile(path, {c['id']: c['name'] for c in categories}, images, {})
-    coco.annotations = _by_image(coco, annotations, report)
+    coco = CocoFile(path, {c['id']: c['name'] for c in categories}, lists['images'], {})
+    coco.annotations = _by_image(coco, lists['annotations'], report)
     return coco
 
 
@@ -146,45 +141,6 @@ def parse_instance(
     return instance
 
 
-def _load_json(path: str, backend_args: dict | None) -> object:
-    try:
-        return json.loads(get_text(path, backend_args=backend_args))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f'The annotation file {path} does not exist. Check `data_root` and `ann_file` of the dataset.'
-        ) from error
-    except IsADirectoryError as error:
-        raise ValueError(f'{path} is a folder. Give the annotation file in `ann_file`.') from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f'{path} is not JSON ({error}): it may be truncated or of another format. Download it again, or '
-            'convert the data with tools/convert_dataset.py.'
-        ) from error
-
-
-def _checked(content: dict, name: str, keys: Sequence[str], path: str) -> list[dict]:
-    """The list `name` of a COCO dict; each entry has the keys and an id of its own."""
-    if not isinstance(content.get(name), list):
-        raise ValueError(
-            f'{path} has no list {name!r}: got the keys {sorted(content)}, expected images, annotations and '
-            'categories. A test file without annotations needs `"annotations": []`.'
-        )
-    entries = content[name]
-    seen: set = set()
-    for position, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise ValueError(
-                f'{path}: entry {position} of {name!r} lacks {missing}: {str(entry)[:100]}'
-            )
-        if entry['id'] in seen:
-            raise ValueError(
-                f'{path}: the id {entry["id"]} occurs twice in {name!r}. Number them anew.'
-            )
-        seen.add(entry['id'])
-    return entries
-
-
 def _by_image(coco: CocoFile, annotations: list[dict], report: Report) -> dict[int, list[dict]]:
     """Annotations by image id; categories must be listed, annotations without an image are left out."""
     strangers = sorted({a['category_id'] for a in annotations} - set(coco.categories), key=str)
@@ -209,11 +165,7 @@ def _clipped_box(
     bbox: object, image: Mapping, where: tuple[str, str], report: Report
 ) -> list[float] | None:
     """[x1, y1, x2, y2] inside the image, or None with a problem if less than one pixel wide or high is left."""
-    if not (
-        isinstance(bbox, list)
-        and len(bbox) == 4
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
-    ):
+    if not is_box(bbox):
         report.problem('box that is not four numbers, left out', where[0], f'{where[1]}: {bbox}')
         return None
     x1, y1, width, height = bbox

@@ -46,7 +46,7 @@ class InstanceDataset(CocoDataset):
         """
         report = Report()
         # pycocotools dies on a KeyError after the first epoch if one of the latter two is missing.
-        keys = ['id', 'image_id', 'category_id', 'bbox']
+        keys = ['image_id', 'category_id', 'bbox']
         keys += ['area', 'iscrowd'] if self.test_mode else []
         coco = read_coco(self.ann_file, self.backend_args, keys, report)
         self._metainfo['classes'] = self._classes(coco)

@@ -30,6 +30,7 @@ class Report:
 
     @property
     def num_problems(self) -> int:
+        """Entries of all kinds of problems; notes do not count."""
         return sum(len(entries) for entries in self.problems.values())
 
     def text(self, max_shown: int | None = MAX_SHOWN) -> str:

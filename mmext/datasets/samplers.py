@@ -10,6 +10,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
+from mmext.datasets.checks import checked_fraction
 from mmext.registry import DATA_SAMPLERS
 
 
@@ -58,8 +59,8 @@ class ClassBalancedSampler(Sampler[int]):
         seed: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        _check('empty_fraction', empty_fraction)
-        _check('power', power)
+        checked_fraction(empty_fraction, 'empty_fraction')
+        checked_fraction(power, 'power')
         if not len(dataset) or (num_samples is not None and num_samples < 1):
             raise ValueError(
                 f'ClassBalancedSampler: got {len(dataset)} images and num_samples={num_samples}; '
@@ -127,8 +128,3 @@ def _epoch_length(labels: Sequence[Sequence[int]], empty_fraction: float) -> int
     if not num_filled or not num_empty or empty_fraction == 1:
         return len(labels)
     return round(num_filled / (1 - empty_fraction))
-
-
-def _check(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f'ClassBalancedSampler: got {name}={value}, expected a number in [0, 1]')

@@ -1,6 +1,6 @@
-"""Optimizer set-up of the YOLO recipes: three parameter groups, and bf16 training on the CPU."""
+"""Optimizer set-up of the YOLO recipes: parameter groups by role, and bf16 training on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,11 @@ def group_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
+def matching_key(name: str, keys: Collection[str]) -> str | None:
+    """The longest of the keys that is a part of a parameter's full name, None if none is."""
+    return max((key for key in sorted(keys) if key in name), key=len, default=None)
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class YOLOOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Builds an optimizer with the groups 'weight' (decays), 'norm' and 'bias' (do not).
@@ -60,18 +65,22 @@ class YOLOOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             type='OptimWrapper',
             optimizer=dict(type='SGD', lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4),
             constructor='mmext.YOLOOptimWrapperConstructor',
-            paramwise_cfg=dict(batch_size_per_gpu=16))
+            paramwise_cfg=dict(batch_size_per_gpu=16, custom_keys={'decoder': dict(lr_mult=0.1)}))
 
     Args:
         optim_wrapper_cfg: config of the wrapper, with the entry `optimizer`.
-        paramwise_cfg: None, or a dict with `batch_size_per_gpu` (int, absent: no scaling) and
-            `nominal_batch_size` (int, default 64).
+        paramwise_cfg: None, or a dict with `batch_size_per_gpu` (int, absent: no scaling),
+            `nominal_batch_size` (int, default 64) and `custom_keys`: a part of parameter names -> a dict with
+            `lr_mult` and `decay_mult`, factors of what the parameters with such names would have otherwise. Of
+            several keys that fit, the longest counts.
 
     Raises:
-        ValueError: if `paramwise_cfg` has an unknown key, or if scaling is asked for without a weight decay.
+        ValueError: if `paramwise_cfg` or one of its `custom_keys` has an unknown key, if scaling is asked for
+            without a weight decay, or if no parameter has one of the `custom_keys` for its longest.
     """
 
-    OPTIONS = ('batch_size_per_gpu', 'nominal_batch_size')
+    OPTIONS = ('batch_size_per_gpu', 'nominal_batch_size', 'custom_keys')
+    FACTORS = ('lr_mult', 'decay_mult')
 
     def _validate_cfg(self) -> None:
         unknown = sorted(set(self.paramwise_cfg) - set(self.OPTIONS))
@@ -85,6 +94,13 @@ class YOLOOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'optim_wrapper.paramwise_cfg.batch_size_per_gpu scales the weight decay, but '
                 'optim_wrapper.optimizer has no weight_decay; set one or remove batch_size_per_gpu'
             )
+        for key, factors in self.paramwise_cfg.get('custom_keys', {}).items():
+            unknown = sorted(set(factors) - set(self.FACTORS))
+            if unknown:
+                raise ValueError(
+                    f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}] has the unknown keys {unknown}; '
+                    f'YOLOOptimWrapperConstructor knows {list(self.FACTORS)}'
+                )
 
     def scaled_weight_decay(self) -> float:
         """Weight decay of the group 'weight'."""
@@ -101,9 +117,27 @@ class YOLOOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Appends the groups of the whole model to `params`; an empty group is left out."""
         decays = {'weight': self.scaled_weight_decay(), 'norm': 0.0, 'bias': 0.0}
+        custom_keys = self.paramwise_cfg.get('custom_keys', {})
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        unused = set(custom_keys)
         for role, parameters in group_parameters(module).items():
-            if parameters:
-                params.append(dict(params=parameters, weight_decay=decays[role], role=role))
+            by_key: dict[str | None, list[nn.Parameter]] = {}
+            for parameter in parameters:
+                key = matching_key(names[id(parameter)], custom_keys)
+                by_key.setdefault(key, []).append(parameter)
+            unused -= set(by_key)
+            for key, own in by_key.items():
+                factors = custom_keys.get(key, {})
+                group = dict(params=own, role=role)
+                group['weight_decay'] = decays[role] * factors.get('decay_mult', 1.0)
+                if 'lr_mult' in factors:
+                    group['lr'] = self.base_lr * factors['lr_mult']
+                params.append(group)
+        if unused:
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg.custom_keys: no trainable parameter is left for {sorted(unused)}; '
+                'correct or remove them'
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         # The base class asks `add_params` for groups only where paramwise_cfg is not empty.

@@ -5,12 +5,10 @@ In mmdet a misspelt class, a missing metainfo or a wrong `num_classes` train to 
 `preflight_checks` and `preflight_boxes`, and all errors come in one ValueError.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmengine.fileio import get_text
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import nn
@@ -18,6 +16,7 @@ from torch import nn
 from mmext.engine import preflight_boxes as boxes
 from mmext.engine import preflight_checks as checks
 from mmext.engine.preflight_checks import Finding
+from mmext.structures.coco import read_coco_lists
 
 # Heads that tell objects from background only, and backbones with the classes of their pre-training.
 CLASS_AGNOSTIC = ('rpn_head', 'semantic_head')
@@ -34,7 +33,6 @@ class DatasetFacts(NamedTuple):
         where: place in the config, such as 'train_dataloader.dataset'.
         classes: name of each label; empty where the data set has none.
         paths: image files, as loaded.
-        image_ids: their ids; None where there are none.
         histogram: label -> number of boxes loaded, crowds left out; None for data without boxes.
         content: the annotation file, where it is COCO json.
         cat2label: category id -> label, where the data set has it.
@@ -44,7 +42,6 @@ class DatasetFacts(NamedTuple):
     where: str
     classes: tuple[str, ...]
     paths: list[str]
-    image_ids: list[Any]
     histogram: Counter[int] | None
     content: dict[str, list[dict]] | None
     cat2label: Mapping[int, int] | None
@@ -59,43 +56,31 @@ def leaf_datasets(dataset: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield from leaf_datasets(child, f'{where}.datasets[{index}]')
     elif hasattr(dataset, 'dataset'):
         yield from leaf_datasets(dataset.dataset, f'{where}.dataset')
-    elif '_dataset' in vars(
-        dataset
-    ):  # mmengine's slice for `num_batch_per_epoch`: no place of its own
+    elif '_dataset' in vars(dataset):
+        # mmengine's slice for `num_batch_per_epoch`, which has no place of its own.
         yield from leaf_datasets(dataset._dataset, where)
     else:
         yield where, dataset
-
-
-def read_annotation_file(path: str, backend_args: dict | None, where: str) -> dict[str, list[dict]]:
-    """Reads a COCO file.
-
-    Raises:
-        ValueError: if it is missing, no JSON, or has not the three lists of COCO.
-    """
-    try:
-        content = json.loads(get_text(path, backend_args=backend_args))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f'{where}.ann_file {path} cannot be read as JSON: {type(error).__name__}: {error}'
-        ) from error
-    keys = ('images', 'annotations', 'categories')
-    absent = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if absent:
-        raise ValueError(f'{where}.ann_file {path} is no COCO file: it has no {absent}')
-    return content
 
 
 def coco_content(where: str, dataset: Any) -> dict[str, list[dict]] | None:
     """What is in the annotation file of a data set; None where it has no JSON file.
 
     Raises:
-        ValueError: if the JSON file is no COCO file.
+        ValueError: if the file is missing, or no COCO file.
     """
     ann_file = getattr(dataset, 'ann_file', '')
     if not isinstance(ann_file, str) or not ann_file.endswith('.json'):
         return None
-    return read_annotation_file(ann_file, getattr(dataset, 'backend_args', None), where)
+    try:
+        return read_coco_lists(
+            ann_file,
+            getattr(dataset, 'backend_args', None),
+            image_keys=('width', 'height'),
+            annotation_keys=('image_id', 'category_id'),
+        )
+    except ValueError as error:
+        raise ValueError(f'{where}.ann_file: {error}') from error
 
 
 def loaded_samples(dataset: Any) -> list[dict]:
@@ -129,7 +114,6 @@ def dataset_facts(where: str, dataset: Any) -> DatasetFacts:
         where=where,
         classes=tuple(dataset.metainfo.get('classes') or ()),
         paths=[sample['img_path'] for sample in samples if 'img_path' in sample],
-        image_ids=[sample['img_id'] for sample in samples if 'img_id' in sample],
         histogram=labels,
         content=content,
         cat2label=getattr(dataset, 'cat2label', None),
@@ -167,6 +151,15 @@ def head_classes(model: nn.Module) -> dict[str, int]:
         and 'backbone' not in path
         and not path.endswith(CLASS_AGNOSTIC)
     }
+
+
+def box_limit(model: nn.Module) -> boxes.BoxLimit | None:
+    """The longest box of a YOLO head, be it wrapped by another (`det`); None for heads without such a limit."""
+    for path, module in model.named_modules():
+        is_head = path in ('bbox_head', 'bbox_head.det')
+        if is_head and hasattr(module, 'reg_max') and hasattr(module, 'strides'):
+            return boxes.BoxLimit(path, module.reg_max, max(module.strides))
+    return None
 
 
 def summary(facts: DatasetFacts) -> str:

@@ -1,16 +1,35 @@
 """The checks of the preflight, continued: the boxes of an annotation file, and those that survive loading."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 from mmext.engine.preflight_checks import Finding, error, some, warning
+from mmext.structures.coco import is_box
 
 # What can be wrong with a box; see `box_fault`.
 MALFORMED = 'are not four numbers and are dropped'
 OUTSIDE = 'lie outside their image and are dropped'
 FLAT = 'are narrower than one pixel and are dropped'
 OVER = 'reach over the edge of their image'
+
+
+class BoxLimit(NamedTuple):
+    """Why the boxes of a head cannot be longer: each side lies at most `reg_max - 1` cells from the prior.
+
+    Attributes:
+        head: path of the head in the model, such as 'bbox_head'.
+        reg_max: distances, 0 to reg_max - 1 cells, over which a side is distributed.
+        stride: pixels of the network input per cell of its coarsest level.
+    """
+
+    head: str
+    reg_max: int
+    stride: int
+
+    @property
+    def pixels(self) -> int:
+        """Length of the longest box, in pixels of the network input."""
+        return 2 * (self.reg_max - 1) * self.stride
 
 
 def check_boxes(where: str, content: Mapping[str, Any]) -> list[Finding]:
@@ -60,6 +79,27 @@ def check_loaded_boxes(
     return [warning(f'{where}: no box of the classes {some(absent)}')] if absent else []
 
 
+def check_box_lengths(where: str, lengths: Sequence[float], limit: BoxLimit) -> list[Finding]:
+    """Objects that no box of the head can hold.
+
+    Args:
+        where: place in the config.
+        lengths: longer side of each object's box, in pixels of the network input.
+        limit: the longest box of the head.
+    """
+    longer = [length for length in lengths if length > limit.pixels]
+    if not longer:
+        return []
+    return [
+        warning(
+            f'{where}: {len(longer)} of {len(lengths)} objects that were looked at are longer than '
+            f'{limit.pixels} pixels in the network input (up to {max(longer):.0f}), the longest box of '
+            f'model.{limit.head} with reg_max={limit.reg_max} and stride {limit.stride}; they will be cut. Raise '
+            'reg_max, add a level of twice the stride (P6), or shrink the input'
+        )
+    ]
+
+
 def check_scored_boxes(
     evaluator: str, metrics: Collection[str], content: Mapping[str, Any]
 ) -> list[Finding]:
@@ -86,13 +126,6 @@ def check_scored_boxes(
 def malformed_boxes(content: Mapping[str, Any]) -> list[Any]:
     """Ids of the annotations whose box is not four numbers."""
     return [a['id'] for a in content['annotations'] if not is_box(a.get('bbox'))]
-
-
-def is_box(bbox: object) -> TypeGuard[list[float]]:
-    """Whether this is four finite numbers, as `mmext.InstanceDataset` asks for."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
 
 
 def box_fault(bbox: object, width: float, height: float) -> str:

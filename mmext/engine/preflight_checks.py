@@ -200,9 +200,16 @@ def check_splits(paths: Mapping[str, Collection[str]]) -> list[Finding]:
 
 
 def check_evaluated_images(
-    where: str, image_ids: Collection[Any], annotated_ids: Collection[Any], ann_file: str
+    where: str, image_ids: Collection[Any], annotated_ids: Collection[Any], ann_file: str | None
 ) -> list[Finding]:
-    """Images of a data set against those of the annotation file that its metric reads."""
+    """Images of a data set against those of the annotation file that its metric reads.
+
+    Args:
+        where: place of the data set in the config.
+        image_ids: ids of its images.
+        annotated_ids: ids of the images in the metric's annotation file.
+        ann_file: that file, where the config names it.
+    """
     strange = set(image_ids) - set(annotated_ids)
     if not strange and len(image_ids) == len(annotated_ids):
         return []
@@ -211,6 +218,6 @@ def check_evaluated_images(
         error(
             f'{where} has {len(image_ids)} images, the annotation file of {evaluator} has '
             f'{len(annotated_ids)}, and {len(strange)} of the former are not in it; '
-            f'set {evaluator}.ann_file to the ann_file of {where} (now {ann_file})'
+            f'set {evaluator}.ann_file{f" (now {ann_file})" if ann_file else ""} to the ann_file of {where}'
         )
     ]

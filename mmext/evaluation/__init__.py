@@ -1,5 +1,6 @@
 """Metrics of mmext and their arithmetic."""
 
 from .dump import DumpInstanceResults
+from .instances import InstanceCocoMetric
 
-__all__ = ['DumpInstanceResults']
+__all__ = ['DumpInstanceResults', 'InstanceCocoMetric']

@@ -1,4 +1,4 @@
-"""What `train` and `test` share: arguments, reading the config, and readable errors."""
+"""What the tools share: readable errors for all of them; arguments, config and Runner for `train` and `test`."""
 
 import argparse
 import os
@@ -12,8 +12,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
+from mmext.engine.config_file import load_config_file
 from mmext.engine.dist import LAUNCHERS, set_device, setup_dist
 from mmext.engine.preflight import PreflightError, explain_unbuilt_dataset
+from mmext.engine.preflight_evaluators import explain_unbuilt_evaluator
 from mmext.registry import readable_registry_errors
 
 TRACEBACK_VARIABLE = 'MMEXT_TRACEBACK'
@@ -39,6 +41,11 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
     # Older launchers pass the rank as an argument, under either spelling.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_traceback_argument(parser)
+
+
+def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that `run_command` asks for."""
     parser.add_argument('--traceback', action='store_true', help='show where an error comes from')
 
 
@@ -52,9 +59,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.device:
         set_device(args.device)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = Config.fromfile(args.config)
+    cfg = load_config_file(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
@@ -100,21 +105,24 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def explained_datasets(cfg: Config, *loaders: str) -> Iterator[None]:
-    """Runs the body; if it fails, looks for a cause in the data sets of these loaders first.
+    """Runs the body; if it fails, looks for a cause in the data sets of these loaders, and in their evaluators, first.
 
     Raises:
-        PreflightError: what the preflight finds wrong with a data set; otherwise the error of the body.
+        PreflightError: what the preflight finds wrong with a data set.
+        ValueError: an annotation file that is missing or damaged. Otherwise the error of the body.
     """
     try:
         yield
     except PreflightError:
         raise
-    # What mmengine and pycocotools raise for data sets that they cannot build.
-    except (ValueError, KeyError, AssertionError, IndexError, TypeError):
+    # What mmengine and pycocotools raise for data sets and evaluators that they cannot build.
+    except (ValueError, KeyError, AssertionError, IndexError, TypeError, FileNotFoundError):
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
             for loader in loaders:
                 if cfg.get(loader):
                     explain_unbuilt_dataset(cfg[loader]['dataset'], f'{loader}.dataset')
+                evaluator = loader.replace('dataloader', 'evaluator')
+                explain_unbuilt_evaluator(cfg.get(evaluator), f'{cfg.filename}: {evaluator}')
         raise
 
 
@@ -129,20 +137,21 @@ def error_message(error: BaseException) -> str:
     return text.strip() or type(error).__name__
 
 
-def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+def run_command(
+    command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace
+) -> int:
     """Runs a command and turns a user's mistake into one message.
 
     Returns:
-        The exit code: 0, or 2 after an error of `USER_ERRORS`. With `--traceback` or the environment
-        variable MMEXT_TRACEBACK=1 the traceback is printed first.
+        The exit code: what the command returns (0 for None), or 2 after an error of `USER_ERRORS`. With
+        `--traceback` or the environment variable MMEXT_TRACEBACK=1 the traceback is printed first.
     """
     try:
         with readable_registry_errors():
-            command(args)
+            return command(args) or 0
     except USER_ERRORS as error:
         if args.traceback or os.environ.get(TRACEBACK_VARIABLE, '0') != '0':
             traceback.print_exc()
         print(f'error: {error_message(error)}', file=sys.stderr)
         print('(--traceback shows where it was raised)', file=sys.stderr)
         return 2
-    return 0

@@ -6,14 +6,14 @@ Exit code 0 with problems reported as warnings, 1 for problems under `--strict`,
 import argparse
 import dataclasses
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmext.datasets.converters import CONVERTERS
 from mmext.datasets.converters.splits import assign_splits
-from mmext.datasets.converters.writer import REPORT_NAME, write_coco
+from mmext.datasets.converters.writer import REPORT_NAME, summary, write_coco
 from mmext.datasets.report import Report
+from mmext.tools.command import add_traceback_argument, run_command
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,6 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             help='shares of the splits, where the raw data names none (default: 0.7 0.15 0.15)',
         )
         sub.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
+        add_traceback_argument(sub)
         for option in dataclasses.fields(converter):  # type: ignore[arg-type]
             sub.add_argument(
                 f'--{option.name.replace("_", "-")}', default=option.default, **option.metadata
@@ -54,11 +55,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def convert(args: argparse.Namespace) -> tuple[dict[str, dict], Report]:
-    """Read, split and write.
+def convert(args: argparse.Namespace) -> int:
+    """Read, split, write and report.
 
     Returns:
-        The COCO dict of each split and the report.
+        The exit code: 1 for problems under `--strict`, else 0.
 
     Raises:
         ValueError: Nothing can be used.
@@ -76,34 +77,16 @@ def convert(args: argparse.Namespace) -> tuple[dict[str, dict], Report]:
     dataset = converter.read(args.raw, report)
     assign_splits(dataset.images, tuple(args.fractions), args.seed)
     dataset.images = [image for image in dataset.images if image.kept]
-    return write_coco(dataset, args.out, report, args.link), report
-
-
-def summary(splits: dict[str, dict]) -> str:
-    """A table: images, images without objects, and objects of each class, by split."""
-    lines = []
-    for split, coco in splits.items():
-        names = {category['id']: category['name'] for category in coco['categories']}
-        counts = Counter(names[ann['category_id']] for ann in coco['annotations'])
-        num_empty = len(coco['images']) - len({ann['image_id'] for ann in coco['annotations']})
-        objects = ', '.join(f'{name} {counts[name]}' for name in names.values())
-        lines.append(
-            f'{split:5s} {len(coco["images"])} images ({num_empty} without objects), objects: {objects}'
-        )
-    return '\n'.join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    try:
-        splits, report = convert(args)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print(summary(splits))
+    splits = write_coco(dataset, args.out, report, args.link)
+    print('\n'.join(summary(split, coco) for split, coco in splits.items()))
     print(report.text())
     print(f'written to {args.out} (every entry of the report: {args.out / REPORT_NAME})')
     return 1 if args.strict and report.num_problems else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(convert, parse_args(argv))
 
 
 if __name__ == '__main__':

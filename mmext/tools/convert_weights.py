@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmext.models.yolo.variants import Variant
 from mmext.models.yolo.weights import convert_state_dict, read_published
+from mmext.tools.command import add_traceback_argument, run_command
 from mmext.version import __version__
 
 
@@ -129,6 +130,7 @@ def _count_lines(names: Iterable[str]) -> list[str]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,18 +139,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--source', required=True, choices=sorted(SOURCES), help='the project that SRC is from'
     )
+    add_traceback_argument(parser)
     return parser.parse_args(argv)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Converts as the command line says, and prints the report."""
+    print('\n'.join(convert(args.source, args.src, args.dst)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    try:
-        report = convert(args.source, args.src, args.dst)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print('\n'.join(report))
-    return 0
+    """Entry point; returns the exit code."""
+    return run_command(run, parse_args(argv))
 
 
 if __name__ == '__main__':

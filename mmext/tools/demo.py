@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+
+from mmengine.runner import find_latest_checkpoint
 
 import mmext
 from mmext.tools import make_synthetic, test, train
-from mmext.tools.command import run_command
+from mmext.tools.command import add_traceback_argument, run_command
 from mmext.visualization import plot_curves
 
 CONFIG = Path(mmext.__file__).parent / '.mim/configs/yolo/segment_v8n_1xb8-12e_synthetic.py'
@@ -34,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--num-train', type=int, default=400, help='training images')
     parser.add_argument('--num-val', type=int, default=80, help='validation images')
     parser.add_argument('--seed', type=int, default=0, help='of the images and of the training')
-    parser.add_argument('--traceback', action='store_true', help='show where an error comes from')
+    add_traceback_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -43,24 +46,18 @@ def demo(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     config = make_project(args)
     run, seed = args.out / 'run', str(args.seed)
-    traceback = ['--traceback'] if args.traceback else []
-    _step('train', train.main([str(config), '--work-dir', str(run), '--seed', seed, *traceback]))
+    _step(train, [str(config), '--work-dir', str(run), '--seed', seed], args)
+    checkpoint = last_checkpoint(run)
     pictures = (args.out / 'pictures').resolve()
-    scoring = [
-        str(config),
-        str(last_checkpoint(run)),
-        '--work-dir',
-        str(args.out / 'scores'),
-        *traceback,
-    ]
-    _step('test', test.main([*scoring, '--show-dir', str(pictures)]))
+    places = ['--work-dir', str(args.out / 'scores'), '--show-dir', str(pictures)]
+    _step(test, [str(config), str(checkpoint), *places], args)
     curves = args.out / 'curves.png'
     plot_curves(newest(run, '*/vis_data/scalars.json'), curves)
     print(f'\nDone in {(time.perf_counter() - start) / 60:.1f} minutes.')
     print(f'  truth (left) and predictions (right): {pictures}')
     print(f'  loss and AP curves:                   {curves.resolve()}')
     print(f'  config, to start your own from:       {config.resolve()}')
-    print(f'  checkpoint:                           {last_checkpoint(run).resolve()}')
+    print(f'  checkpoint:                           {checkpoint.resolve()}')
 
 
 def make_project(args: argparse.Namespace) -> Path:
@@ -71,10 +68,8 @@ def make_project(args: argparse.Namespace) -> Path:
     # The annotations are written last: without them an earlier demo was stopped while it drew.
     if not (data / 'val.json').is_file():
         counts = ['--num-train', str(args.num_train), '--num-val', str(args.num_val)]
-        _step(
-            'make_synthetic',
-            make_synthetic.main([str(data), *counts, '--seed', str(args.seed), '--overwrite']),
-        )
+        options = [*counts, '--seed', str(args.seed), '--overwrite']
+        _step(make_synthetic, [str(data), *options], args)
     config = args.out / 'config.py'
     base = str(args.config.resolve())
     config.write_text(PROJECT.format(base=base, root=f'{data}/'), encoding='utf-8')
@@ -82,8 +77,18 @@ def make_project(args: argparse.Namespace) -> Path:
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The last checkpoint of a run, with the averaged weights."""
-    return Path((run / 'last_checkpoint').read_text(encoding='utf-8').strip())
+    """The last checkpoint of a run, with the averaged weights.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = find_latest_checkpoint(str(run))
+    if path is None:
+        raise ValueError(
+            f'no last_checkpoint in {run}: the training wrote no checkpoint; give a --config that has '
+            "default_hooks.checkpoint=dict(type='CheckpointHook')"
+        )
+    return Path(path)
 
 
 def newest(folder: Path, pattern: str) -> Path:
@@ -98,8 +103,11 @@ def newest(folder: Path, pattern: str) -> Path:
     return files[-1]
 
 
-def _step(name: str, code: int) -> None:
+def _step(tool: ModuleType, arguments: list[str], args: argparse.Namespace) -> None:
+    """Runs another tool with a command line."""
+    code = tool.main([*arguments, *(['--traceback'] if args.traceback else [])])
     if code:
+        name = tool.__name__.rpartition('.')[2]
         raise ValueError(f'the step {name} failed with exit code {code}; its message is above')
 
 

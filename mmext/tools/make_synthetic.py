@@ -6,11 +6,12 @@ code 2 if the arguments are wrong or OUT may not be written to.
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmext.datasets.converters.writer import summary
 from mmext.datasets.synthetic import PRESETS, write_dataset
+from mmext.tools.command import add_traceback_argument, run_command
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,38 +33,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an earlier synthetic data set in OUT'
     )
+    add_traceback_argument(parser)
     return parser.parse_args(argv)
 
 
-def summary(split: str, coco: dict) -> str:
-    """Say in one line how many images and objects of each class a split has."""
-    names = {category['id']: category['name'] for category in coco['categories']}
-    counts = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
-    num_normal = sum(image['image_labels'] == ['NORMAL'] for image in coco['images'])
-    objects = ', '.join(f'{name} {counts[name]}' for name in names.values())
-    return f'{split:5s} {len(coco["images"])} images ({num_normal} NORMAL), objects: {objects}'
+def generate(args: argparse.Namespace) -> None:
+    """Write the data set and say what is in it."""
+    splits = write_dataset(
+        args.out,
+        PRESETS[args.preset],
+        num_images={'train': args.num_train, 'val': args.num_val},
+        size=args.size,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
+    print()  # ends the progress bar's line
+    print('\n'.join(summary(split, coco) for split, coco in splits.items()))
+    print(f'written to {args.out}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Generate; returns the exit code."""
-    args = parse_args(argv)
-    try:
-        splits = write_dataset(
-            args.out,
-            PRESETS[args.preset],
-            num_images={'train': args.num_train, 'val': args.num_val},
-            size=args.size,
-            seed=args.seed,
-            overwrite=args.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print()  # ends the progress bar's line
-    for split, coco in splits.items():
-        print(summary(split, coco))
-    print(f'written to {args.out}')
-    return 0
+    """Entry point; returns the exit code."""
+    return run_command(generate, parse_args(argv))
 
 
 if __name__ == '__main__':

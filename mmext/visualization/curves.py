@@ -5,6 +5,8 @@ from pathlib import Path
 
 import matplotlib.figure
 
+OVERALL_AP50 = ('bbox_mAP_50', 'segm_mAP_50', 'boundary_mAP_50')
+
 
 def read_scalars(path: Path) -> list[dict]:
     """Rows of `vis_data/scalars.json`: one JSON object a line.
@@ -42,15 +44,21 @@ def plot_curves(scalars: Path, out_file: Path) -> None:
     loss_axes, rate_axes, metric_axes = figure.subplots(1, 3)
     _plot(loss_axes, training, [key for key in _keys(training) if key.startswith('loss')], 'loss')
     _plot(rate_axes, training, [key for key in _keys(training) if key == 'lr'], 'learning rate')
-    _plot(metric_axes, metrics, _keys(metrics, suffix='mAP_50'), 'validation AP50')
+    _plot(
+        metric_axes,
+        metrics,
+        # Of all classes together: those of each class would fill the picture with lines.
+        [key for key in _keys(metrics) if key.rpartition('/')[2] in OVERALL_AP50],
+        'validation AP50',
+    )
     metric_axes.set_xlabel('epoch')
     out_file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out_file, dpi=110)
 
 
-def _keys(rows: list[dict], *, suffix: str = '') -> list[str]:
+def _keys(rows: list[dict]) -> list[str]:
     keys = {key for row in rows for key, value in row.items() if isinstance(value, int | float)}
-    return sorted(key for key in keys - {'step', 'iter', 'epoch'} if key.endswith(suffix))
+    return sorted(keys - {'step', 'iter', 'epoch'})
 
 
 def _plot(axes: 'matplotlib.axes.Axes', rows: list[dict], keys: list[str], title: str) -> None:

@@ -5,7 +5,7 @@ into the array itself takes a few milliseconds per image, and also accepts the C
 return, which the stock visualizer cannot draw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import cv2
@@ -88,8 +88,8 @@ def draw_instances(
     """
     canvas = np.ascontiguousarray(image).copy()
     if masks is not None:
-        for mask, color in zip(to_bitmaps(masks), colors, strict=True):
-            _paint_mask(canvas, mask, color, alpha)
+        for (window, inside), color in zip(_filled_windows(masks), colors, strict=True):
+            _paint_mask(canvas[window], inside, color, alpha)
     for (x1, y1, x2, y2), color in zip(bboxes.round().astype(int).tolist(), colors, strict=True):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line_width)
     # Names come last: a neighbour's box must not cross out a text.
@@ -129,12 +129,27 @@ def _as_tensor(bboxes: torch.Tensor | None) -> torch.Tensor:
     return getattr(bboxes, 'tensor', bboxes).detach().cpu()
 
 
-def _paint_mask(canvas: np.ndarray, mask: np.ndarray, color: tuple, alpha: float) -> None:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+def _filled_windows(masks: Masks) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Where each mask lies and what fills it there, (h, w) bool; of run lengths one is decoded at a time."""
+    if isinstance(masks, Sequence):
+        for code in masks:
+            x, y, width, height = coco_mask.toBbox(code).astype(int)
+            window = np.s_[y : y + height, x : x + width]
+            yield window, coco_mask.decode(code)[window].astype(bool)
         return
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    inside, region = mask[window], canvas[window]
+    for mask in to_bitmaps(masks):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        # An empty mask has an empty window.
+        top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+        left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+        window = np.s_[top:bottom, left:right]
+        yield window, mask[window]
+
+
+def _paint_mask(region: np.ndarray, inside: np.ndarray, color: tuple, alpha: float) -> None:
+    """Paint into a part of the image, (h, w, 3); `inside` (h, w) bool."""
+    if not inside.any():
+        return
     region[inside] = (region[inside] * (1 - alpha) + np.array(color) * alpha).astype(np.uint8)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(region, contours, -1, color, 1)

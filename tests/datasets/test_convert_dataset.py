@@ -13,6 +13,7 @@ from mmext.datasets.converters.writer import write_coco
 from mmext.datasets.report import Report
 from mmext.tools.convert_dataset import main
 from tests.datasets.raw_data import read_output, report, write_image, write_text
+from tests.one_message import one_error
 
 
 @pytest.fixture
@@ -97,9 +98,7 @@ def test_main__unusable_input_is_one_line_and_exit_code_2(
     (tmp_path / 'raw').mkdir()
     for raw in (tmp_path / 'raw', tmp_path / 'nowhere'):
         assert main([name, str(raw), str(tmp_path / 'out')]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith('error: ') and error.count('\n') == 1
-        assert str(raw) in error
+        assert str(raw) in one_error(capsys)
     assert not (tmp_path / 'out').exists()
 
 
@@ -109,9 +108,8 @@ def test_main__all_images_bad_names_the_first(
     write_text(tmp_path / 'raw' / 'classes.txt', 'a')
     write_text(tmp_path / 'raw' / 'images' / 'bad.png', 'no image')
     assert main(['yolo', str(tmp_path / 'raw'), str(tmp_path / 'out')]) == 2
-    error = capsys.readouterr().err
+    error = one_error(capsys)
     assert '1 x unreadable or truncated image' in error and 'bad.png' in error
-    assert error.count('\n') == 1
 
 
 def test_main__out_below_raw_is_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mmext.tools.convert_dataset import main
 from tests.datasets.raw_data import convert, report, write_image, write_mask, write_text
+from tests.one_message import one_error
 
 
 def _mask(*blobs: tuple[slice, slice, int], dtype: type = np.uint8) -> np.ndarray:
@@ -181,5 +182,4 @@ def test_class_names__missing_or_too_many(
     if classes:
         write_text(raw / 'classes.txt', classes)
     assert main(['masks', str(raw), str(tmp_path / 'out'), '--values', values]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count('\n') == 1
+    assert message in one_error(capsys)

@@ -9,6 +9,7 @@ from skimage.draw import polygon2mask
 
 from mmext.tools.convert_dataset import main
 from tests.datasets.raw_data import EXIF_TURNED, boxes, convert, report, write_image, write_text
+from tests.one_message import one_error
 
 
 @pytest.fixture
@@ -179,5 +180,4 @@ def test_class_names__missing_or_wrong(
     if yaml is not None:
         write_text(raw / 'data.yaml', yaml)
     assert main(['yolo', str(raw), str(tmp_path / 'out')]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count('\n') == 1
+    assert message in one_error(capsys)

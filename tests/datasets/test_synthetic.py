@@ -82,6 +82,18 @@ def test_make_synthetic__boxes_and_areas_belong_to_the_masks(data_set):
         assert not masks or np.sum(masks, axis=0).max() == 1
 
 
+def test_make_synthetic__prints_what_is_in_each_split(tmp_path, capsys):
+    arguments = ['--num-train', '8', '--num-val', '1', '--size', '64']
+    assert main([str(tmp_path / 'out'), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    coco = json.loads((tmp_path / 'out' / 'train.json').read_text())
+    num_normal = sum(image['image_labels'] == [NORMAL] for image in coco['images'])
+    names = {category['id']: category['name'] for category in coco['categories']}
+    found = [names[annotation['category_id']] for annotation in coco['annotations']]
+    counts = ', '.join(f'{name} {found.count(name)}' for name in names.values())
+    assert f'train 8 images ({num_normal} without objects), objects: {counts}' in lines
+
+
 def test_make_synthetic__is_read_by_mmdet(data_set):
     out, preset = data_set
     dataset = CocoDataset(
@@ -91,7 +103,7 @@ def test_make_synthetic__is_read_by_mmdet(data_set):
         metainfo=preset.metainfo,
         filter_cfg={'filter_empty_gt': False},
         pipeline=[
-            {'type': 'mmdet.LoadImageFromFile'},
+            {'type': 'LoadImageFromFile'},
             {
                 'type': 'mmdet.LoadAnnotations',
                 'with_bbox': True,

@@ -6,6 +6,8 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 
 from mmext.datasets.transforms import FlipPaste, PasteInstances
+from mmext.datasets.transforms.objects import read_objects
+from mmext.datasets.transforms.pasting import Canvas, cut_patch
 from tests.datasets.ellipses import Ellipse, draw, extent, iou, make_sample
 
 SMALL = Ellipse(60, 80, 25, 15, 0.5)
@@ -57,6 +59,45 @@ def test_flip_paste__never_covers_30_percent(x, pasted):
         assert (results['gt_masks'].masks[0] == (own & ~(mirrored > 0))).all()
         assert results['gt_bboxes'].tensor[0].tolist() == extent(results['gt_masks'].masks[0])
         assert not results['gt_masks'].masks.all(axis=0).any()
+
+
+def _crowd(num: int, seed: int) -> dict:
+    """Many ellipses that overlap each other and their mirror images."""
+    rng = np.random.default_rng(seed)
+    low, high = (20, 20, 4, 4, 0), (240, 180, 30, 30, 3)
+    return make_sample(ellipses=tuple(Ellipse(*rng.uniform(low, high)) for _ in range(num)))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_flip_paste__crowd_equals_a_loop_over_whole_masks(seed):
+    sample = _crowd(20, seed)
+    originals = sample['gt_masks'].masks.astype(bool)
+    masks, sources = list(originals), []
+    for i, mask in enumerate(originals):
+        mirrored = mask[:, ::-1]
+        covers = [(own & mirrored).sum() / max(own.sum(), 1) for own in masks]
+        if mask.any() and max(covers) < 0.3:
+            masks = [*(own & ~mirrored for own in masks), mirrored]
+            sources.append(i)
+    assert 3 < len(sources) < 20
+    results = FlipPaste(prob=1.0)(_crowd(20, seed))
+    assert (results['gt_masks'].masks == masks).all()
+    assert results['gt_bboxes_labels'].tolist() == [*range(20), *sources]
+    # A box stays where nothing of its mask is left.
+    boxes = results['gt_bboxes'].tensor.tolist()
+    assert all(box == extent(mask) for box, mask in zip(boxes, masks, strict=True) if mask.any())
+
+
+def test_canvas__a_paste_moves_no_mask():
+    sample = _crowd(5, 0)
+    canvas = Canvas(sample['img'], read_objects(sample))
+    before = list(canvas.masks)
+    patch, left, top = cut_patch(sample['img'], canvas.masks[2])
+    canvas.paste(patch, left, top, source=2)
+    assert len(canvas.masks) == 6
+    assert all(now is then for now, then in zip(canvas.masks[:5], before, strict=True))
+    assert not canvas.masks[2].any()
+    assert canvas.areas == [int(mask.sum()) for mask in canvas.masks]
 
 
 def test_flip_paste__probability_is_per_instance():

@@ -94,6 +94,45 @@ def test_constructor__scaling_without_decay_is_refused() -> None:
         build(Toy(), dict(batch_size_per_gpu=16), no_decay=True)
 
 
+def test_constructor__custom_keys_scale_rate_and_decay_by_role() -> None:
+    model = Toy()
+    custom_keys = {
+        'conv': dict(lr_mult=0.5),
+        'conv.w': dict(lr_mult=2.0, decay_mult=0.1),  # longer, so it wins for the weight
+        'norm': dict(decay_mult=3.0),
+    }
+    wrapper = build(model, dict(custom_keys=custom_keys))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group['role'], group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert found == {
+        'conv.weight': ('weight', 0.2, 0.05),
+        'conv.bias': ('bias', 0.05, 0.0),
+        'norm.weight': ('norm', 0.1, 0.0),
+        'norm.bias': ('bias', 0.1, 0.0),
+        'embedding.weight': ('norm', 0.1, 0.0),
+        'linear.weight': ('weight', 0.1, 0.5),
+        'scale': ('norm', 0.1, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ('custom_keys', 'message'),
+    [
+        ({'conv': dict(lr=0.1)}, r"custom_keys\['conv'\] has the unknown keys \['lr'\].*lr_mult"),
+        ({'decoder': dict(lr_mult=0.1)}, r"no trainable parameter is left for \['decoder'\]"),
+        ({'frozen': dict(lr_mult=0.1)}, r"no trainable parameter is left for \['frozen'\]"),
+    ],
+    ids=['unknown-factor', 'misspelt', 'frozen'],
+)
+def test_constructor__custom_key_without_effect_is_named(custom_keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(Toy(), dict(custom_keys=custom_keys))
+
+
 def test_cpu_amp__forward_in_bfloat16_and_update_in_float32() -> None:
     model = nn.Linear(4, 4)
     before = model.weight.detach().clone()

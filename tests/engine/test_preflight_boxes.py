@@ -85,6 +85,7 @@ def check_validation(root: Path, metric: str) -> None:
         val_evaluator=SimpleNamespace(
             metrics=[CocoMetric(ann_file=str(root / 'train.json'), metric=metric)]
         ),
+        cfg={},
     )
     PreflightHook().before_val(runner)
 

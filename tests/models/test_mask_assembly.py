@@ -9,10 +9,15 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from mmext.models.yolo.assembly import OutputFrame, assemble_bitmaps, assemble_rles, encode_roi
+from mmext.models.yolo.assembly import (
+    MaskCorrection,
+    OutputFrame,
+    assemble_bitmaps,
+    assemble_rles,
+    encode_roi,
+)
+from tests.models.yolo_models import LargestTensor
 
 INPUT_SIZE = (64, 96)
 
@@ -30,9 +35,14 @@ def scene(
 
 
 def assemble_full_frame(
-    coeffs: Tensor, prototypes: Tensor, bboxes: Tensor, frame: OutputFrame, threshold: float = 0.5
+    coeffs: Tensor,
+    prototypes: Tensor,
+    bboxes: Tensor,
+    frame: OutputFrame,
+    threshold: float = 0.5,
+    correction: Tensor | float = 0.0,
 ) -> Tensor:
-    """All logits, resized as a whole by F.interpolate, cut free of padding, thresholded, cropped to the boxes."""
+    """All logits, resized as a whole by F.interpolate, cut free of padding, corrected, thresholded, cropped."""
     whole = [
         round(side / s)
         for side, s in zip(frame.input_size, (frame.scale_y, frame.scale_x), strict=True)
@@ -41,7 +51,8 @@ def assemble_full_frame(
     resized = functional.interpolate(logits[None], whole, mode='bilinear', align_corners=False)[0]
     top, left = round(frame.top / frame.scale_y), round(frame.left / frame.scale_x)
     height, width = frame.size
-    masks = resized[:, top : top + height, left : left + width].sigmoid() > threshold
+    logits = resized[:, top : top + height, left : left + width] + correction
+    masks = logits.sigmoid() > threshold
     x1, y1, x2, y2 = bboxes[:, :, None, None].unbind(1)
     columns, rows = torch.arange(width), torch.arange(height)[:, None]
     return masks & (columns >= x1) & (columns < x2) & (rows >= y1) & (rows < y2)
@@ -129,6 +140,69 @@ def test_assemble__box_without_pixels_is_an_empty_mask(box: list[float]) -> None
     assert rle['size'] == list(frame.size)
 
 
+# -------------------------------------------------------------------------------------------- correction
+
+
+def correct(bboxes: Tensor, frame: OutputFrame, size: int = 9) -> MaskCorrection:
+    """Random deltas on output boxes, made 10 % longer, in pixels of the network input."""
+    offset = torch.tensor([frame.left, frame.top]).repeat(2)
+    regions = bboxes * torch.tensor([frame.scale_x, frame.scale_y]).repeat(2) + offset
+    margin = 0.05 * (regions[:, 2:] - regions[:, :2])
+    regions = torch.cat([regions[:, :2] - margin, regions[:, 2:] + margin], dim=1)
+    deltas = torch.randn(len(bboxes), size, size, generator=torch.Generator().manual_seed(5))
+    return MaskCorrection(3 * deltas, regions)
+
+
+def correct_full_frame(correction: MaskCorrection, frame: OutputFrame) -> Tensor:
+    """The deltas at every output pixel by grid_sample, zero beyond their regions: (N, H, W)."""
+    height, width = frame.size
+    x = (torch.arange(width) + 0.5) * frame.scale_x + frame.left
+    y = (torch.arange(height) + 0.5) * frame.scale_y + frame.top
+    maps = []
+    for delta, (x1, y1, x2, y2) in zip(*correction, strict=True):
+        across, down = 2 * (x - x1) / (x2 - x1) - 1, 2 * (y - y1) / (y2 - y1) - 1
+        grid = torch.stack(torch.broadcast_tensors(across, down[:, None]), dim=-1)
+        maps.append(functional.grid_sample(delta[None, None], grid[None], align_corners=False))
+    return torch.cat(maps)[:, 0]
+
+
+@pytest.mark.parametrize('frame', FRAMES.values(), ids=FRAMES)
+def test_assemble_bitmaps__correction_equals_the_full_frame(frame: OutputFrame) -> None:
+    coeffs, prototypes, bboxes = scene(12, frame.size)
+    correction = correct(bboxes, frame)
+    masks = assemble_bitmaps(coeffs, prototypes, bboxes, frame=frame, correction=correction)
+    deltas = correct_full_frame(correction, frame)
+    expected = assemble_full_frame(coeffs, prototypes, bboxes, frame, correction=deltas)
+    plain = assemble_bitmaps(coeffs, prototypes, bboxes, frame=frame)
+    assert (masks != plain).float().mean() > 0.01
+    assert (masks != expected).float().mean() < 1e-5
+
+
+@pytest.mark.parametrize('assemble', [assemble_bitmaps, assemble_rles])
+def test_assemble__a_correction_of_zero_changes_nothing(assemble: Callable[..., Any]) -> None:
+    frame = FRAMES['anisotropic']
+    inputs = scene(12, frame.size)
+    nothing = MaskCorrection(torch.zeros(12, 9, 9), correct(inputs[2], frame).bboxes)
+    plain = assemble(*inputs, frame=frame)
+    corrected = assemble(*inputs, frame=frame, correction=nothing)
+    if isinstance(plain, Tensor):
+        assert torch.equal(corrected, plain)
+    else:
+        assert corrected == plain
+
+
+@pytest.mark.parametrize('frame', FRAMES.values(), ids=FRAMES)
+def test_assemble_rles__corrected_as_the_bitmaps(frame: OutputFrame) -> None:
+    inputs = scene(12, frame.size, seed=1)
+    settings = dict(frame=frame, correction=correct(inputs[2], frame), max_chunk_pixels=200)
+    bitmaps = assemble_bitmaps(*inputs, **settings)
+    rles = assemble_rles(*inputs, **settings)
+    assert np.array_equal(coco_mask.decode(rles).transpose(2, 0, 1), bitmaps.numpy())
+
+
+# ------------------------------------------------------------------------------------------- run lengths
+
+
 def place(mask: np.ndarray, x1: int, y1: int, size: tuple[int, int]) -> np.ndarray:
     full = np.zeros(size, dtype=np.uint8, order='F')
     full[y1 : y1 + mask.shape[0], x1 : x1 + mask.shape[1]] = mask
@@ -154,22 +228,6 @@ def test_encode_roi__equals_encoding_the_whole_image(
     mask = {'random': random, 'ones': np.ones(shape, bool), 'zeros': np.zeros(shape, bool)}[content]
     rle = encode_roi(mask, *corner, (20, 30))
     assert rle == coco_mask.encode(place(mask, *corner, (20, 30)))
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements of any tensor that an operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.numel = max([self.numel, *sizes])
-        return result
 
 
 def test_assemble_rles__memory_at_1080p_is_bounded_by_the_chunk() -> None:

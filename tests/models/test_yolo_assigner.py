@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmext.apis.memory import in_fresh_process, peak_on_cpu
 from mmext.models.yolo.assigner import BatchTALAssigner
 from mmext.models.yolo.targets import pad_truth
+from tests.models.yolo_models import LargestTensor
 
 SIDE = 96
 NUM_CLASSES = 3
@@ -59,24 +61,31 @@ def scalar_ciou(a: list[float], b: list[float]) -> float:
 def assign_image_slowly(
     scores: Tensor, bboxes: Tensor, labels: Tensor, gts: Tensor, topk: int
 ) -> tuple[list[int], list[float]]:
-    """The published rules, one pair at a time: owner of each prior (-1 for none) and its soft target."""
+    """The rules, one pair at a time: owner of each prior (-1 for none) and its soft target.
+
+    Candidates of a ground truth are the priors inside it: by alignment where there is any, behind those by their
+    distance from its centre.
+    """
     priors = make_priors().tolist()
-    overlap = [[0.0] * len(priors) for _ in gts]
-    metric = [[0.0] * len(priors) for _ in gts]
+    overlap: list[dict[int, float]] = [{} for _ in gts]
+    metric: list[dict[int, float]] = [{} for _ in gts]
     claims: list[list[int]] = [[] for _ in priors]
     for g, gt in enumerate(gts.tolist()):
+        rank = {}
         for a, (x, y) in enumerate(priors):
             if gt[0] < x < gt[2] and gt[1] < y < gt[3]:
                 overlap[g][a] = max(0.0, scalar_ciou(bboxes[a].tolist(), gt))
                 metric[g][a] = float(scores[labels[g], a]) ** 0.5 * overlap[g][a] ** 6
-        for a in sorted(range(len(priors)), key=lambda a, g=g: -metric[g][a])[:topk]:
-            if metric[g][a] > 0:
-                claims[a].append(g)
+                distance = math.dist((x, y), ((gt[0] + gt[2]) / 2, (gt[1] + gt[3]) / 2))
+                rank[a] = (-metric[g][a], 0.0) if metric[g][a] > 0 else (0.0, distance)
+        for a in sorted(rank, key=lambda a, rank=rank: rank[a])[:topk]:
+            claims[a].append(g)
 
     owners = [own[0] if len(own) == 1 else -1 for own in claims]
     for a, own in enumerate(claims):
         if len(own) > 1:
-            owners[a] = max(range(len(gts)), key=lambda g, a=a: overlap[g][a])
+            around = [g for g in range(len(gts)) if a in overlap[g]]
+            owners[a] = max(around, key=lambda g, a=a: overlap[g][a])
     quality = [0.0] * len(priors)
     for g in range(len(gts)):
         mine = [a for a, owner in enumerate(owners) if owner == g]
@@ -99,6 +108,33 @@ def test_assign__equals_a_loop_over_all_pairs(topk: int, seed: int) -> None:
         torch.testing.assert_close(result.quality[i], torch.tensor(quality), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize('topk', [4, 10])
+@pytest.mark.parametrize('seed', range(4))
+def test_assign__equals_the_loop_where_predictions_often_miss(seed: int, topk: int) -> None:
+    scores, bboxes, labels, gts = random_scene([6, 9, 1], seed)
+    # Most predictions are small and somewhere else, as in the first steps of a training.
+    generator = torch.Generator().manual_seed(100 + seed)
+    corner = 96 * torch.rand(3, bboxes.shape[1], 2, generator=generator)
+    far = torch.cat([corner, corner + 6], dim=-1)
+    bboxes = torch.where(torch.rand(3, bboxes.shape[1], 1, generator=generator) < 0.9, far, bboxes)
+    gts = [own + 8 * torch.rand(len(own), 4, generator=generator) for own in gts]
+    assigner = BatchTALAssigner(topk, min_gt_side=0, min_quality=0.05)
+    truth = pad_truth(labels, gts)
+    result = assigner.assign(scores, bboxes, priors=make_priors(), truth=truth)
+    num_without_alignment = 0
+    for i in range(len(labels)):
+        owners, quality = assign_image_slowly(scores[i], bboxes[i], labels[i], gts[i], topk)
+        assert result.gt_index[i].tolist() == owners
+        expected = torch.tensor(
+            [max(q, 0.05) if g >= 0 else 0 for q, g in zip(quality, owners, strict=True)]
+        )
+        torch.testing.assert_close(result.quality[i], expected, atol=1e-6, rtol=1e-4)
+        num_without_alignment += sum(
+            q == 0 and g >= 0 for q, g in zip(quality, owners, strict=True)
+        )
+    assert num_without_alignment > 0
+
+
 def test_assign__priors_claimed_twice_occur_and_get_one_owner() -> None:
     scores, bboxes, labels, gts = random_scene([9])
     # Nine ground truths that lie on each other claim up to 90 of 189 priors.
@@ -119,6 +155,46 @@ def test_assign__blocks_of_ground_truths_change_nothing(block: int) -> None:
     )
     assert torch.equal(whole.gt_index, parts.gt_index)
     assert torch.equal(whole.quality, parts.quality)
+
+
+@pytest.mark.parametrize('num_gts', [20, 200])
+def test_assign__no_tensor_grows_with_the_number_of_objects(num_gts: int) -> None:
+    # Every box holds every prior: the most pairs that there can be, 151,200 with 200 objects.
+    scores, bboxes, labels, gts = random_scene([num_gts] * 4)
+    gts = [torch.tensor([[-1.0, -1.0, 97.0, 97.0]]) + own / 1000 for own in gts]
+    truth, priors = pad_truth(labels, gts), make_priors()
+    assigner = BatchTALAssigner(max_block_pairs=2**12)
+    with LargestTensor() as largest:
+        assigner.assign(scores, bboxes, priors=priors, truth=truth)
+    # The coordinates of each pair of a block.
+    assert largest.numel <= 4 * 2**12
+
+
+def peak_of_assignment(num_objects: int, half_side: float) -> int:
+    """Bytes at the peak of an assignment of 16 images of 640 x 640 with random objects."""
+    generator = torch.Generator().manual_seed(0)
+    axes = [torch.arange(s / 2, 640, s) for s in (8, 16, 32)]
+    priors = torch.cat([torch.cartesian_prod(axis, axis).flip(1) for axis in axes])
+    scores = torch.rand(16, NUM_CLASSES, len(priors), generator=generator)
+    bboxes = torch.cat([priors - 20, priors + 20], dim=1).repeat(16, 1, 1)
+    centre = 640 * torch.rand(16, num_objects, 2, generator=generator)
+    gts = list(torch.cat([centre - half_side, centre + half_side], dim=2))
+    truth = pad_truth([torch.zeros(num_objects, dtype=torch.long)] * 16, gts)
+    assigner = BatchTALAssigner()
+    return peak_on_cpu(lambda: assigner.assign(scores, bboxes, priors=priors, truth=truth))
+
+
+def peaks_of_assignment(cases: list[tuple[int, float]]) -> list[int]:
+    return [peak_of_assignment(*case) for case in cases]
+
+
+@pytest.mark.slow
+def test_assign__peak_memory_of_a_batch_of_16_is_bounded() -> None:
+    # All pairs of 500 objects at once: 67 million, 270 MB for each of a dozen tensors.
+    cases = [(50, 20.0), (500, 20.0), (40, 900.0)]  # the last cover the whole image
+    few, many, covering = in_fresh_process(peaks_of_assignment, cases)
+    assert many < 1.5 * few
+    assert max(many, covering) < 256 * 2**20
 
 
 def test_assign__no_ground_truth_at_all() -> None:

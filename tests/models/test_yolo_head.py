@@ -343,6 +343,21 @@ def test_predict__multi_label_repeats_a_prior_with_its_own_mask() -> None:
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
 
 
+@pytest.mark.parametrize('mask_format', ['bitmap', 'rle'])
+def test_predict__mask_box_expand_moves_where_masks_end_and_no_box(mask_format: str) -> None:
+    settings = dict(multi_label=False, mask_format=mask_format)
+    found = predict(two_objects(), mask_box_expand=0.5, **settings)
+    assert torch.equal(found.bboxes, predict(two_objects(), **settings).bboxes)
+    masks = found.masks
+    if mask_format == 'rle':
+        masks = torch.from_numpy(coco_mask.decode(masks).transpose(2, 0, 1)).bool()
+    # Sides of 16, 16 and 32, 40 become 24, 24 and 48, 60 about their centres.
+    expected = torch.zeros(2, *INPUT, dtype=torch.bool)
+    expected[0, 0:24, 0:24] = True
+    expected[1, 2:62, 20:48] = True
+    assert torch.equal(masks, expected)
+
+
 def test_predict__original_image_behind_a_letterbox() -> None:
     # The original, 112 x 176, was halved to 56 x 88 and padded by 4 rows above and 8 columns at the left.
     meta = dict(ori_shape=(112, 176), scale_factor=(0.5, 0.5), pad_param=(4, 4, 8, 0))

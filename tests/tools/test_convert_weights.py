@@ -13,6 +13,7 @@ from mmext.apis import init_model
 from mmext.models.yolo.variants import SCALES, Variant, part_configs
 from mmext.models.yolo.weights import convert_state_dict
 from mmext.tools.convert_weights import main, segment_config
+from tests.one_message import one_error
 from tests.published_yolo import published_state_dict, write_published
 
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'convert_weights.py'
@@ -119,9 +120,8 @@ def test_convert_weights__unusable_source_is_one_line_and_exit_code_2(
     path = tmp_path / 'source.pt'
     write(path)
     assert convert(path, tmp_path / 'out.pth') == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 1 and errors[0].startswith('error: ')
-    assert message in errors[0] and 'source.pt' in errors[0]
+    error = one_error(capsys)
+    assert message in error and 'source.pt' in error
     assert not (tmp_path / 'out.pth').exists() and not (tmp_path / 'out.py').exists()
 
 

@@ -30,6 +30,16 @@ def test_demo__a_failing_step_ends_in_one_message(tmp_path, capsys):
     assert 'the step make_synthetic failed with exit code 2' in capsys.readouterr().err
 
 
+def test_last_checkpoint__the_one_that_the_run_names(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_7.pth'))
+    assert demo.last_checkpoint(tmp_path) == tmp_path / 'epoch_7.pth'
+
+
+def test_last_checkpoint__a_run_without_one(tmp_path):
+    with pytest.raises(ValueError, match=f'no last_checkpoint in {tmp_path}: the training wrote'):
+        demo.last_checkpoint(tmp_path)
+
+
 def test_make_project__another_size_does_not_meet_older_images(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(demo.make_synthetic, 'main', lambda arguments: made.append(arguments) or 0)

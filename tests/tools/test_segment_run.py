@@ -89,11 +89,11 @@ def images_of_the_test(root: Path) -> dict[int, dict]:
 def test_tile_run__scores_by_class_and_by_size(tile_run: Path) -> None:
     (log,) = (tile_run / 'tested').glob('*/*.json')
     scores = coco_scores(log)
-    sizes = {f'coco/{kind}_mAP_{size}' for kind in ('bbox', 'segm') for size in 'sml'}
-    assert sizes <= scores.keys()
-    assert {f'coco/{name}_precision' for name in CLASSES} <= scores.keys()
+    kinds = ('bbox', 'segm', 'boundary')
+    assert {f'coco/{kind}_mAP_{size}' for kind in kinds for size in 'sml'} <= scores.keys()
     # Every class is in the test split, so every class has a score.
-    assert all(0 <= scores[f'coco/{name}_precision'] <= 1 for name in CLASSES)
+    for kind in kinds:
+        assert all(0 <= scores[f'coco/{kind}_{name}_mAP'] <= 1 for name in CLASSES)
 
 
 @pytest.mark.slow
@@ -129,6 +129,34 @@ def test_tile_run__pictures_show_the_truth_beside_the_predictions(tile_run: Path
     for name, picture in drawn.items():
         height, width = images[name]['height'], images[name]['width']
         assert picture.shape == (height, 2 * width, 3)
+
+
+@pytest.mark.slow
+def test_tile_run__views_of_all_sizes_and_flips_are_merged_with_their_masks(
+    tile_run: Path, tmp_path: Path
+) -> None:
+    arguments = [tile_run / 'tile_run.py', tile_run / 'work' / 'epoch_1.pth', '--tta']
+    arguments += ['--out', tmp_path / 'out.pkl', '--work-dir', tmp_path / 'tested']
+    arguments += ['--cfg-options', 'model.test_cfg.mask_thr_binary=1e-6']
+    assert test_tool.main([*map(str, arguments)]) == 0
+    (log,) = (tmp_path / 'tested').glob('*/*.json')
+    assert 0 <= coco_scores(log)['coco/segm_mAP'] <= 1
+    results = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    images = images_of_the_test(tile_run)
+    assert sorted(result['img_id'] for result in results) == sorted(images)
+    for result in results:
+        image, found = images[result['img_id']], result['pred_instances']
+        assert len(found['masks']) == len(found['scores']) > 0
+        assert {tuple(mask['size']) for mask in found['masks']} == {
+            (image['height'], image['width'])
+        }
+        assert found['scores'].tolist() == sorted(found['scores'].tolist(), reverse=True)
+        # Where exactly is shown with a model that finds something (tests/models/test_instance_tta.py).
+        boxes = found['bboxes'].numpy().astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        overlaps = coco_mask.iou(coco_mask.toBbox(found['masks']), boxes, [0] * len(boxes))
+        is_filled = np.array([coco_mask.area(mask) for mask in found['masks']]) > 0
+        assert is_filled.any() and (overlaps.diagonal()[is_filled] > 0).all()
 
 
 def write_mosaic_config(folder: Path) -> Path:

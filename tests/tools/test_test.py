@@ -97,7 +97,11 @@ def test_without_truth__dense_and_encoded_masks_end_alike() -> None:
         (['--tta'], dict(tta_model=None), 'the config has no tta_model'),
         (['--tta'], {'test_evaluator.metric': ['bbox', 'segm']}, 'loses the masks'),
         ([], dict(test_dataloader=None), 'has no test_dataloader: nothing to test on'),
-        ([], {'test_evaluator.ann_file': 'gone.json'}, "No such file or directory: 'gone.json'"),
+        (
+            [],
+            {'test_evaluator.ann_file': 'gone.json'},
+            '.py: test_evaluator.ann_file: The annotation file gone.json does not exist',
+        ),
     ],
     ids=['out', 'show', 'no tta', 'tta of masks', 'no test data', 'annotation file of the metric'],
 )

@@ -69,10 +69,13 @@ def test_main__a_mistake_is_one_message_and_exit_code_2(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'], 'gone.json'),
+        (
+            ['--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'],
+            'error: train_dataloader.dataset.ann_file: The annotation file ',
+        ),
         (
             ['--cfg-options', 'val_evaluator.ann_file=gone.json'],
-            "No such file or directory: 'gone.json'",
+            '.py: val_evaluator.ann_file: The annotation file gone.json does not exist',
         ),
         (['--cfg-options', 'train_dataloader.dataset.data_prefix.img=gone'], '8 of 8 images'),
         (['--cfg-options', 'model.bbox_head.num_classes=80'], 'set model.bbox_head.num_classes=2'),
@@ -135,7 +138,10 @@ def test_main__boxes_that_mmdet_cannot_read(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ('line', 'message'),
     [
-        ("_base_ = ['gone_base.py']", '/gone_base.py'),
+        (
+            "_base_ = ['gone_base.py']",
+            "broken.py, line 1: `_base_` names 'gone_base.py', and there is no ",
+        ),
         ("custom_imports = dict(imports=['gone_module'])", "{'imports': ['gone_module']}"),
     ],
     ids=['base', 'custom_imports'],
@@ -151,11 +157,6 @@ def test_main__config_that_asks_for_a_missing_file(
 def test_main__missing_config(capsys: pytest.CaptureFixture) -> None:
     assert train.main(['gone.py']) == 2
     assert 'config gone.py does not exist' in capsys.readouterr().err
-
-
-def test_main__traceback_on_request(capsys: pytest.CaptureFixture) -> None:
-    assert train.main(['gone.py', '--traceback']) == 2
-    assert 'Traceback' in capsys.readouterr().err
 
 
 def test_error_message__without_the_traceback_of_a_worker() -> None:

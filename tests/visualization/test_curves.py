@@ -37,3 +37,11 @@ def test_plot_curves__writes_a_picture_with_ink(tmp_path):
     out_file = tmp_path / 'deep' / 'curves.png'
     plot_curves(write(tmp_path / 's.json', ROWS), out_file)
     assert cv2.imread(str(out_file)).std() > 5
+
+
+def test_plot_curves__draws_no_line_for_each_class(tmp_path):
+    more = [*ROWS[:2], ROWS[2] | {'coco/segm_Crack_mAP_50': 0.1, 'coco/segm_mAP': 0.3}]
+    pictures = [tmp_path / 'one.png', tmp_path / 'two.png']
+    for rows, picture in zip((ROWS, more), pictures, strict=True):
+        plot_curves(write(tmp_path / 's.json', rows), picture)
+    assert (cv2.imread(str(pictures[0])) == cv2.imread(str(pictures[1]))).all()

@@ -72,27 +72,29 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
-    type='mmdet.CocoMetric',
+    type='mmext.InstanceCocoMetric',
     ann_file=data_root + 'val.json',
-    metric=['bbox', 'segm'],
+    metric=['bbox', 'segm', 'boundary'],
     classwise=True,
 )
 test_evaluator = val_evaluator
 
-# For `tools/test.py --tta`: the photo as it is and mirrored, before the letterbox so that paddings agree.
-tta_model = dict(
-    type='mmext.InstanceTTAModel', nms=dict(type='nms', iou_threshold=0.6), max_per_img=100
-)
+# For `tools/test.py --tta`: the photo as it is and mirrored, each at two sizes.
+tta_model = dict(type='mmext.InstanceTTAModel', iou_threshold=0.6, max_per_img=100)
 tta_pipeline = [
     dict(type='mmext.LoadImage'),
     dict(
         type='TestTimeAug',
         transforms=[
+            # Before the letterbox: a padding would be mirrored with the photo.
             [
                 dict(type='mmdet.RandomFlip', prob=0.0),
                 dict(type='mmdet.RandomFlip', prob=1.0, direction='horizontal'),
             ],
-            [dict(type='mmext.LetterBox', scale=image_size)],
+            [
+                dict(type='mmext.LetterBox', scale=image_size),
+                dict(type='mmext.LetterBox', scale=(320, 320)),
+            ],
             [
                 dict(
                     type='mmdet.PackDetInputs',

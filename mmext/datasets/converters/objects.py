@@ -100,9 +100,8 @@ def connected_objects(
     num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     sizes = stats[:, cv2.CC_STAT_AREA]
     kept = [label for label in range(1, num_labels) if sizes[label] >= min_pixels]
-    return [object_from_mask(labels == label, category) for label in kept], num_labels - 1 - len(
-        kept
-    )
+    objects = [object_from_mask(labels == label, category) for label in kept]
+    return objects, num_labels - 1 - len(kept)
 
 
 def read_mask(path: Path, report: Report) -> NDArray | None:

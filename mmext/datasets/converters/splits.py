@@ -37,9 +37,8 @@ def assign_splits(images: list[ImageRecord], fractions: tuple[float, ...], seed:
         [[sum(_stratum(i) == s for i in group) for s in strata] for group in groups.values()],
         dtype=float,
     ).reshape(len(groups), len(strata))
-    for group, split in zip(
-        groups.values(), _deal(counts, np.array(fractions, dtype=float), seed), strict=True
-    ):
+    dealt = _deal(counts, np.array(fractions, dtype=float), seed)
+    for group, split in zip(groups.values(), dealt, strict=True):
         for image in group:
             image.split = SPLITS[split]
 
@@ -56,9 +55,8 @@ def _deal(counts: np.ndarray, fractions: np.ndarray, seed: int) -> np.ndarray:
     """
     if not len(counts):
         return np.zeros(0, dtype=int)
-    shares = counts / counts.sum(
-        axis=0
-    )  # of each class in each group, so that rare classes weigh as much
+    # Of each class in each group, so that rare classes weigh as much.
+    shares = counts / counts.sum(axis=0)
     rng = np.random.default_rng(seed)
     best, best_cost = np.zeros(len(counts), dtype=int), np.inf
     for _ in range(max(1, min(MAX_ORDERS, MAX_DEALT // len(counts)))):

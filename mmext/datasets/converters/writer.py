@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from mmext.datasets.converters.records import ImageRecord, RawDataset
+from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset
 from mmext.datasets.converters.splits import SPLITS
 from mmext.datasets.report import Report
 
@@ -49,6 +50,26 @@ def write_coco(dataset: RawDataset, out: Path, report: Report, link: bool) -> di
     return result
 
 
+def describe_object(record: ObjectRecord) -> dict:
+    """The part of a COCO annotation that is about the object itself: `bbox`, `area`, `iscrowd`, `segmentation`."""
+    return {
+        'bbox': list(record.bbox),
+        'area': record.area,
+        'iscrowd': int(record.iscrowd),
+        'segmentation': record.segmentation,
+    }
+
+
+def summary(split: str, coco: dict) -> str:
+    """One line: images, images without objects, and objects of each class of a split."""
+    names = {category['id']: category['name'] for category in coco['categories']}
+    counts = Counter(names[annotation['category_id']] for annotation in coco['annotations'])
+    num_empty = len(coco['images']) - len({a['image_id'] for a in coco['annotations']})
+    objects = ', '.join(f'{name} {counts[name]}' for name in names.values())
+    images = f'{len(coco["images"])} images ({num_empty} without objects)'
+    return f'{split:5s} {images}, objects: {objects}'
+
+
 def _coco_dicts(images: list[ImageRecord], category_ids: dict[str, int]) -> dict[str, dict]:
     categories = [
         {'id': index, 'name': name, 'supercategory': ''} for name, index in category_ids.items()
@@ -68,17 +89,12 @@ def _coco_dicts(images: list[ImageRecord], category_ids: dict[str, int]) -> dict
         )
         for record in image.objects:
             annotation_id += 1
-            coco['annotations'].append(
-                {
-                    'id': annotation_id,
-                    'image_id': image_id,
-                    'category_id': category_ids[record.category],
-                    'bbox': list(record.bbox),
-                    'area': record.area,
-                    'iscrowd': int(record.iscrowd),
-                    'segmentation': record.segmentation,
-                }
-            )
+            ids = {
+                'id': annotation_id,
+                'image_id': image_id,
+                'category_id': category_ids[record.category],
+            }
+            coco['annotations'].append(ids | describe_object(record))
     return result
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from mmengine.utils import ProgressBar
-from pycocotools import mask as rle_codec
 
+from mmext.datasets.converters.objects import object_from_mask
+from mmext.datasets.converters.writer import describe_object
 from mmext.datasets.synthetic.presets import NORMAL, Preset
 from mmext.datasets.synthetic.surfaces import expose
 
@@ -120,7 +121,7 @@ def write_dataset(
             names = [preset.classes[label].name for label in sample.labels]
             record = _image_record(sample, next(image_ids), file_name, names)
             coco['images'].append(record)
-            coco['annotations'] += _annotations(sample, record['id'], annotation_ids)
+            coco['annotations'] += _annotations(sample, names, record['id'], annotation_ids)
             stored = sample.image[..., 0] if preset.grey else sample.image
             if not cv2.imwrite(str(folder / file_name), stored):
                 raise OSError(f'could not write {folder / file_name}')
@@ -154,22 +155,15 @@ def _image_record(sample: SyntheticImage, image_id: int, file_name: str, names: 
     }
 
 
-def _annotations(sample: SyntheticImage, image_id: int, ids: Iterator[int]) -> list[dict]:
-    annotations = []
-    for mask, label in zip(sample.masks, sample.labels.tolist(), strict=True):
-        rle = rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8))
-        annotations.append(
-            {
-                'id': next(ids),
-                'image_id': image_id,
-                'category_id': label + 1,
-                'bbox': list(cv2.boundingRect(mask.astype(np.uint8))),
-                'area': int(np.count_nonzero(mask)),
-                'iscrowd': 0,
-                'segmentation': {'size': list(rle['size']), 'counts': rle['counts'].decode()},
-            }
-        )
-    return annotations
+def _annotations(
+    sample: SyntheticImage, names: list[str], image_id: int, ids: Iterator[int]
+) -> list[dict]:
+    objects = zip(sample.masks, sample.labels.tolist(), names, strict=True)
+    return [
+        {'id': next(ids), 'image_id': image_id, 'category_id': label + 1}
+        | describe_object(object_from_mask(mask, name))
+        for mask, label, name in objects
+    ]
 
 
 def _check_numbers(num_images: dict[str, int], size: int, seed: int) -> None:

@@ -109,9 +109,8 @@ def draw_uneven(rng: np.random.Generator, surface: Surface) -> Drawing:
     else:  # Hardly ground.
         other = coarse * brightness + rng.uniform(0.3, 0.7) * lines
     inside = coverage(distance, rng.uniform(1.5, 8) * unit) * surface.body
-    return surface.image + inside[..., None] * (other - surface.image), (
-        distance > 0
-    ) & surface.body
+    image = surface.image + inside[..., None] * (other - surface.image)
+    return image, (distance > 0) & surface.body
 
 
 def _ground_area(rng: np.random.Generator, shape: tuple[int, int], unit: float) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
+from mmext.datasets.checks import checked_fraction
 from mmext.registry import TRANSFORMS
 
 
@@ -26,12 +27,9 @@ class HSV(BaseTransform):
     """
 
     def __init__(self, *, hue: float = 0.015, saturation: float = 0.7, value: float = 0.4) -> None:
-        for name, gain in (('hue', hue), ('saturation', saturation), ('value', value)):
-            if not 0 <= gain <= 1:
-                raise ValueError(f'got {name}={gain}; expected a number in [0, 1]')
-        self.hue = hue
-        self.saturation = saturation
-        self.value = value
+        self.hue = checked_fraction(hue, 'hue')
+        self.saturation = checked_fraction(saturation, 'saturation')
+        self.value = checked_fraction(value, 'value')
 
     @cache_randomness
     def draw_gains(self) -> np.ndarray:

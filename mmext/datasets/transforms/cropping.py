@@ -8,12 +8,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
+from mmext.datasets.checks import checked_fraction, checked_range, checked_size
 from mmext.datasets.transforms.affine import record_homography, translation
-from mmext.datasets.transforms.checks import (
-    checked_probability,
-    checked_range,
-    checked_size,
-)
 from mmext.datasets.transforms.objects import (
     Objects,
     box_areas,
@@ -69,7 +65,7 @@ class InstanceCrop(BaseTransform):
             )
         self.size = None if size is None else checked_size(size, 'size')
         self.fraction = None if fraction is None else checked_range(fraction, 'fraction')
-        self.prob = checked_probability(prob)
+        self.prob = checked_fraction(prob, 'prob')
         self.pad_val = pad_val
         self.min_side = min_side
         self.min_area_ratio = min_area_ratio

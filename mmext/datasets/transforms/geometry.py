@@ -12,6 +12,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
+from mmext.datasets.checks import checked_range, checked_size
 from mmext.datasets.transforms.affine import (
     fit,
     record_homography,
@@ -20,7 +21,6 @@ from mmext.datasets.transforms.affine import (
     warp_image,
     warp_objects,
 )
-from mmext.datasets.transforms.checks import checked_range, checked_size
 from mmext.datasets.transforms.objects import DropRule, read_objects, select_objects, write_objects
 from mmext.registry import TRANSFORMS
 

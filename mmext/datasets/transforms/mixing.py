@@ -17,8 +17,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
+from mmext.datasets.checks import checked_fraction, checked_range, checked_size
 from mmext.datasets.transforms.affine import fit, scaling, translation, warp_objects
-from mmext.datasets.transforms.checks import checked_probability, checked_range, checked_size
 from mmext.datasets.transforms.objects import (
     Objects,
     copy_window,
@@ -81,7 +81,7 @@ class Mosaic(BaseTransform):
                 f'got center_range={center_range}; expected below 2, the canvas ends there'
             )
         self.pad_val = pad_val
-        self.prob = checked_probability(prob)
+        self.prob = checked_fraction(prob, 'prob')
 
     @cache_randomness
     def get_indexes(self, dataset: Sized) -> list[int]:
@@ -144,7 +144,7 @@ class MixUp(BaseTransform):
             raise ValueError(f'got alpha={alpha}; expected a number above 0')
         self.alpha = alpha
         self.pad_val = pad_val
-        self.prob = checked_probability(prob)
+        self.prob = checked_fraction(prob, 'prob')
 
     @cache_randomness
     def get_indexes(self, dataset: Sized) -> list[int]:

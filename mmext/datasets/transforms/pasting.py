@@ -8,7 +8,7 @@ take too much of another object's mask is not done.
 # escape the seed.
 # ruff: noqa: NPY002
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +16,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import avoid_cache_randomness
 
-from mmext.datasets.transforms.checks import checked_probability, checked_range
+from mmext.datasets.checks import checked_fraction, checked_range
 from mmext.datasets.transforms.mixing import draw_partners, take_partners
 from mmext.datasets.transforms.objects import (
     PER_OBJECT_KEYS,
@@ -53,6 +53,9 @@ class Patch(NamedTuple):
 class Canvas:
     """An image that instances are pasted into, and the masks of all that is in it.
 
+    A paste costs what lies beneath it, not what is in the image: the masks are one array each, so that none
+    moves when another comes, and those out of reach are not looked at.
+
     Args:
         image: (h, w, c) uint8; copied.
         objects: Its objects, with masks; copied.
@@ -62,34 +65,36 @@ class Canvas:
         assert objects.masks is not None
         self.image = image.copy()
         self.boxes = objects.boxes
-        self.masks = objects.masks.copy()
+        self.masks = list(objects.masks.copy())
+        self.areas = mask_areas(self.masks).tolist()
+        # As far as each mask can reach: pasting makes them smaller only.
+        self.extents = mask_extents(objects.masks).tolist()
         self.sources: list[int] = []
 
     def largest_cover(self, mask: np.ndarray, left: int, top: int) -> float:
         """Largest fraction of any object's mask that a mask pasted at (left, top) would take."""
-        height, width = mask.shape
-        windows = self.masks[:, top : top + height, left : left + width]
-        covered = mask_areas([window & mask for window in windows])
-        return float(np.max(covered / np.maximum(mask_areas(self.masks), 1), initial=0))
+        rows, columns = _window(mask, left, top)
+        return max(
+            (
+                cv2.countNonZero(self.masks[i][rows, columns] & mask) / max(self.areas[i], 1)
+                for i in self._beneath(rows, columns)
+            ),
+            default=0.0,
+        )
 
     def paste(self, patch: Patch, left: int, top: int, source: int) -> None:
         """Paste a patch and remember which object of the source it is."""
-        height, width = patch.mask.shape
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        beneath = self.image[rows, columns]
-        gain = _brightness(beneath, patch.mask) / max(_brightness(patch.image, patch.mask), 1.0)
-        # Opaque within the mask, then out within two pixels: what is annotated is the instance's
-        # own.
-        opacity = cv2.GaussianBlur(patch.mask.astype(np.float32), (0, 0), 1.0)
-        opacity = np.maximum(opacity, patch.mask)[..., None]
-        matched = patch.image * np.clip(gain, *GAIN_LIMITS)
-        blended = beneath + opacity * (matched - beneath)
-        self.image[rows, columns] = np.clip(np.round(blended), 0, 255).astype(np.uint8)
-        self.masks[:, rows, columns] &= 1 - patch.mask
-        new = np.zeros((1, *self.masks.shape[1:]), dtype=np.uint8)
-        new[0, rows, columns] = patch.mask
-        self.masks = np.concatenate([self.masks, new])
-        self.boxes = np.concatenate([self.boxes, np.zeros((1, 4), np.float32)])
+        rows, columns = _window(patch.mask, left, top)
+        self._blend(patch, self.image[rows, columns])
+        for i in self._beneath(rows, columns):
+            beneath = self.masks[i][rows, columns]
+            self.areas[i] -= cv2.countNonZero(beneath & patch.mask)
+            beneath &= 1 - patch.mask
+        new = np.zeros(self.image.shape[:2], dtype=np.uint8)
+        new[rows, columns] = patch.mask
+        self.masks.append(new)
+        self.areas.append(cv2.countNonZero(patch.mask))
+        self.extents.append([columns.start, rows.start, columns.stop, rows.stop])
         self.sources.append(source)
 
     def write(self, results: dict, source_results: dict) -> None:
@@ -101,7 +106,28 @@ class Canvas:
                 pasted = source_results[key][self.sources]
                 results[key] = np.concatenate([results[key], pasted])
         results['img'] = self.image
-        write_objects(results, follow_masks(Objects(self.boxes, self.masks)))
+        # They get their boxes from their masks.
+        new_boxes = np.zeros((len(self.sources), 4), dtype=np.float32)
+        boxes = np.concatenate([self.boxes, new_boxes])
+        write_objects(results, follow_masks(Objects(boxes, np.stack(self.masks))))
+
+    def _beneath(self, rows: slice, columns: slice) -> Iterator[int]:
+        """The objects whose masks may have pixels in a window."""
+        for i, (x1, y1, x2, y2) in enumerate(self.extents):
+            if x1 < columns.stop and columns.start < x2 and y1 < rows.stop and rows.start < y2:
+                yield i
+
+    @staticmethod
+    def _blend(patch: Patch, beneath: np.ndarray) -> None:
+        """Change a window (h, w, c) of the image to what it shows with the patch."""
+        gain = _brightness(beneath, patch.mask) / max(_brightness(patch.image, patch.mask), 1.0)
+        # Opaque within the mask, then out within two pixels: what is annotated is the instance's
+        # own.
+        opacity = cv2.GaussianBlur(patch.mask.astype(np.float32), (0, 0), 1.0)
+        opacity = np.maximum(opacity, patch.mask)[..., None]
+        matched = patch.image * np.clip(gain, *GAIN_LIMITS)
+        blended = beneath + opacity * (matched - beneath)
+        beneath[:] = np.clip(np.round(blended), 0, 255).astype(np.uint8)
 
 
 @avoid_cache_randomness
@@ -115,7 +141,7 @@ class FlipPaste(BaseTransform):
     """
 
     def __init__(self, *, prob: float = 0.3, max_cover: float = 0.3) -> None:
-        self.prob = checked_probability(prob)
+        self.prob = checked_fraction(prob, 'prob')
         self.max_cover = max_cover
 
     def transform(self, results: dict) -> dict:
@@ -167,7 +193,7 @@ class PasteInstances(BaseTransform):
     ) -> None:
         if max_instances < 1:
             raise ValueError(f'got max_instances={max_instances}; expected 1 or more')
-        self.prob = checked_probability(prob)
+        self.prob = checked_fraction(prob, 'prob')
         self.max_instances = max_instances
         self.scale_range = checked_range(scale_range, 'scale_range')
         self.labels = labels
@@ -242,6 +268,11 @@ def cut_patch(image: np.ndarray, mask: np.ndarray) -> tuple[Patch, int, int]:
     left, top = max(x1 - RING, 0), max(y1 - RING, 0)
     right, bottom = min(x2 + RING, width), min(y2 + RING, height)
     return Patch(image[top:bottom, left:right], mask[top:bottom, left:right]), left, top
+
+
+def _window(mask: np.ndarray, left: int, top: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask (h, w) whose top left corner is at (left, top)."""
+    return slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
 
 
 def _brightness(image: np.ndarray, mask: np.ndarray) -> float:

@@ -4,35 +4,21 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from mmext.engine.checkpoint import bare_model
 from mmext.engine.preflight import (
     Finding,
+    box_limit,
     check_loaders,
     head_classes,
     leaf_datasets,
     report_findings,
 )
-from mmext.engine.preflight_boxes import check_scored_boxes
-from mmext.engine.preflight_checks import check_evaluated_images, check_num_classes
-from mmext.engine.preflight_probe import probe_pipeline
+from mmext.engine.preflight_checks import check_num_classes
+from mmext.engine.preflight_evaluators import check_evaluator
+from mmext.engine.preflight_probe import probe_loading, probe_pipeline
 from mmext.registry import HOOKS
-
-
-def check_evaluator(loader: str, dataset: Any, evaluator: Any) -> list[Finding]:
-    """A data set against the annotation files that its metrics read (mmdet's CocoMetric)."""
-    findings = []
-    evaluator_name = loader.replace('dataloader', 'evaluator')
-    leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
-    for metric in getattr(evaluator, 'metrics', ()):
-        coco = getattr(metric, '_coco_api', None)
-        if coco is None:
-            continue
-        ids = [leaf.get_data_info(i)['img_id'] for leaf in leaves for i in range(len(leaf))]
-        path = str(getattr(metric, 'ann_file', 'another file'))
-        findings += check_evaluated_images(f'{loader}.dataset', ids, coco.get_img_ids(), path)
-        findings += check_scored_boxes(evaluator_name, metric.metrics, coco.dataset)
-    return findings
 
 
 @HOOKS.register_module()
@@ -41,9 +27,9 @@ class PreflightHook(Hook):
 
     Checks the training and validation data before training, and the data of `val` and `test` runs
     before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
-    survive loading and the training pipeline, boxes outside the image, images shared between splits, the
-    metric's annotation file. Logs one line a data set with the label histogram. The cost is one more reading of
-    the annotation files, and the loading of sixteen images.
+    survive loading and the training pipeline, boxes longer than the head can predict, boxes outside the image,
+    images shared between splits, the metric's annotation file. Logs one line a data set with the label
+    histogram. The cost is one more reading of the annotation files, and loading sixteen images twice.
 
     Raises:
         ValueError: with all mistakes found, the differing names side by side and the line to change.
@@ -84,12 +70,23 @@ class PreflightHook(Hook):
         self._checked |= set(new)
         findings = check_loaders(new)
         for loader, dataset in new.items():
-            classes = next(leaf_datasets(dataset, loader))[1].metainfo.get('classes') or ()
+            leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
+            classes = leaves[0].metainfo.get('classes') or ()
             if classes:
                 findings += check_num_classes(head_classes(bare_model(runner.model)), classes)
             if loader in evaluators:
-                findings += check_evaluator(loader, dataset, evaluators[loader])
+                cfg = runner.cfg.get(loader.replace('dataloader', 'evaluator'))
+                findings += check_evaluator(loader, leaves, evaluators[loader], cfg)
             # Where something is wrong already, building a sample may fail less clearly.
             if loader == 'train_dataloader' and not any(finding.is_error for finding in findings):
-                findings += probe_pipeline(f'{loader}.dataset', dataset)
+                findings += _probe(f'{loader}.dataset', dataset, bare_model(runner.model))
         report_findings(list(dict.fromkeys(findings)))
+
+
+def _probe(where: str, dataset: Any, model: nn.Module) -> list[Finding]:
+    """Objects that the pipeline of a data set loses altogether, or else in part, or hands on too long."""
+    findings = probe_pipeline(where, dataset, box_limit(model))
+    if any(finding.is_error for finding in findings):
+        return findings
+    leaves = leaf_datasets(dataset, where)
+    return findings + [finding for leaf in leaves for finding in probe_loading(*leaf)]

@@ -55,23 +55,30 @@ STAGES: dict[str, tuple[_Stage, ...]] = {
         _Stage(256, 256, 6),
         _Stage(512, 512, 6),
         _Stage(1024, 1024, 3),
+        _Stage(1024, 1024, 3),
     ),
     'v11': (
         _Stage(128, 256, 2, expand_ratio=0.25),
         _Stage(256, 512, 2, expand_ratio=0.25),
         _Stage(512, 512, 2, inner='c3k'),
         _Stage(1024, 1024, 2, inner='c3k'),
+        _Stage(1024, 1024, 2, inner='c3k'),
     ),
 }
+# After the stem. The published models end at stride 32; a fifth stage (P6, stride 64) is for objects
+# longer than 30 cells of 32 pixels.
+NUM_STAGES = (4, 5)
 
 
 @MODELS.register_module()
 class CSPBackbone(BaseModule):
     """Backbone of YOLO v8 (C2f, SPPF) and v11 (C3k2, SPPF, C2PSA).
 
-    Five stages at strides 2, 4, 8, 16 and 32: `stem`, `stage1` .. `stage4`. In v11 the first two
-    stages have plain Bottlenecks where `widen_factor` < 1 (sizes n and s) and C3k blocks in the
-    wider ones.
+    Five stages at strides 2, 4, 8, 16 and 32: `stem`, `stage1` .. `stage4`. With `num_stages=5` a
+    `stage5` at stride 64 follows, as wide as the one before it, so that the published weights fit the
+    convolutions of all others. In v11 the first two stages have plain Bottlenecks where
+    `widen_factor` < 1 (sizes n and s) and C3k blocks in the wider ones. The last stage ends with SPPF
+    and, in v11, C2PSA.
 
     Args:
         version: 'v8' or 'v11'.
@@ -79,7 +86,9 @@ class CSPBackbone(BaseModule):
         deepen_factor: Multiplies the number of blocks of each stage.
         widen_factor: Multiplies the number of channels of each stage.
         max_channels: Cap on the channels, applied before `widen_factor`.
-        out_indices: Stages whose outputs are returned, 0 (stem) to 4, in rising order.
+        num_stages: Stages after the stem: 4, as published, or 5 for a map at stride 64.
+        out_indices: Stages whose outputs are returned, 0 (stem) to `num_stages`, in rising order: 1 is
+            P2 at stride 4, 5 is P6 at stride 64.
         frozen_stages: Stages up to this index get no gradient and keep their statistics; -1 freezes
             none.
         norm_cfg: Config of the norm layers.
@@ -92,7 +101,7 @@ class CSPBackbone(BaseModule):
         out_channels: Channels of each output.
 
     Raises:
-        ValueError: Unknown version, stage index out of range.
+        ValueError: Unknown version, number of stages, or stage index out of range.
     """
 
     def __init__(
@@ -103,6 +112,7 @@ class CSPBackbone(BaseModule):
         deepen_factor: float = 1.0,
         widen_factor: float = 1.0,
         max_channels: int = 1024,
+        num_stages: int = 4,
         out_indices: Sequence[int] = (2, 3, 4),
         frozen_stages: int = -1,
         norm_cfg: dict[str, Any] | None = NORM_CFG,
@@ -111,7 +121,7 @@ class CSPBackbone(BaseModule):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        _check_arguments(version, out_indices, frozen_stages)
+        _check_arguments(version, num_stages, out_indices, frozen_stages)
         self.version = version
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -125,7 +135,7 @@ class CSPBackbone(BaseModule):
         self.stem = ConvNormAct(in_channels, channels, kernel_size=3, stride=2, **layer_cfg)
         self.stage_names = ['stem']
         stage_channels = [channels]
-        for number, stage in enumerate(STAGES[version], start=1):
+        for number, stage in enumerate(STAGES[version][:num_stages], start=1):
             layers = _stage_layers(
                 version,
                 channels,
@@ -138,7 +148,7 @@ class CSPBackbone(BaseModule):
                 layer_cfg,
             )
             channels = width(stage.out_channels)
-            if number == len(STAGES[version]):
+            if number == num_stages:
                 layers += _context_layers(version, channels, deepen_factor, layer_cfg)
             self.add_module(f'stage{number}', nn.Sequential(*layers))
             self.stage_names.append(f'stage{number}')
@@ -181,18 +191,23 @@ class CSPBackbone(BaseModule):
                 parameter.requires_grad = False
 
 
-def _check_arguments(version: str, out_indices: Sequence[int], frozen_stages: int) -> None:
+def _check_arguments(
+    version: str, num_stages: int, out_indices: Sequence[int], frozen_stages: int
+) -> None:
     if version not in STAGES:
         raise ValueError(f'CSPBackbone: unknown version {version!r}, choose from {list(STAGES)}')
-    last = len(STAGES[version])
+    if num_stages not in NUM_STAGES:
+        raise ValueError(f'CSPBackbone: got num_stages={num_stages}, expected one of {NUM_STAGES}')
     indices = list(out_indices)
-    if not indices or indices != sorted(set(indices)) or not 0 <= indices[0] <= indices[-1] <= last:
+    is_rising = indices == sorted(set(indices))
+    if not indices or not is_rising or not 0 <= indices[0] <= indices[-1] <= num_stages:
         raise ValueError(
-            f'CSPBackbone: out_indices must rise from 0 (stem) to at most {last}, got {indices}'
+            f'CSPBackbone: out_indices must rise from 0 (stem) to at most num_stages={num_stages}, '
+            f'got {indices}'
         )
-    if not -1 <= frozen_stages <= last:
+    if not -1 <= frozen_stages <= num_stages:
         raise ValueError(
-            f'CSPBackbone: frozen_stages must be -1 (none) to {last} (all), got {frozen_stages}'
+            f'CSPBackbone: frozen_stages must be -1 (none) to {num_stages} (all), got {frozen_stages}'
         )
 
 
@@ -220,7 +235,7 @@ def _stage_layers(
 def _context_layers(
     version: str, channels: int, deepen_factor: float, layer_cfg: dict[str, Any]
 ) -> list[nn.Module]:
-    """What follows the last stage at stride 32: pooling and, in v11, attention."""
+    """What follows the last stage: pooling and, in v11, attention."""
     layers: list[nn.Module] = [SPPF(channels, **layer_cfg)]
     if version == 'v11':
         num_blocks = scale_depth(NUM_PSA_BLOCKS, deepen_factor)

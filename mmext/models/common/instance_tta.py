@@ -1,4 +1,4 @@
-"""Test-time augmentation for instance segmentation: views of an image are predicted, turned back and merged.
+"""Test-time augmentation for instance segmentation: views of an image are predicted, turned back and averaged.
 
 mmdet's `DetTTAModel` refuses predictions with masks.
 """
@@ -10,7 +10,7 @@ import pycocotools.mask as coco_mask
 import torch
 from mmcv.ops import batched_nms
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_flip
+from mmdet.structures.bbox import bbox_flip, bbox_overlaps
 from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -23,7 +23,12 @@ FLIPPED_AXES = {'horizontal': (1,), 'vertical': (0,), 'diagonal': (0, 1)}
 
 @MODELS.register_module()
 class InstanceTTAModel(BaseTTAModel):
-    """Joins the instances of all views and suppresses the doubles, class by class; masks follow their boxes.
+    """Averages what the views of an image say about each object.
+
+    Findings of one class whose boxes overlap the surest of them are one object, as in a suppression. Its box is
+    their mean, weighted by score; its mask are the pixels that have at least half of the weight (weighted boxes
+    fusion, arXiv:1910.13302, carried over to masks); its score is the mean over the views of the best score in each,
+    0 in a view that does not show it: an object that one view alone shows is an unsure one.
 
     The views must differ by flips before the letterbox, and by scale: predictions of a flipped photo come
     in the frame of that flipped photo at its original size, and are mirrored here. `meta_keys` of the
@@ -32,7 +37,7 @@ class InstanceTTAModel(BaseTTAModel):
     Args:
         module: the detector, or its config.
         data_preprocessor: as in mmengine's `BaseTTAModel`; None takes the detector's.
-        nms: config of `mmcv.ops.batched_nms`.
+        iou_threshold: overlap above which two boxes of one class are one object.
         max_per_img: instances kept per image.
     """
 
@@ -41,11 +46,11 @@ class InstanceTTAModel(BaseTTAModel):
         module: dict | nn.Module,
         data_preprocessor: dict | nn.Module | None = None,
         *,
-        nms: dict,
+        iou_threshold: float = 0.6,
         max_per_img: int = 100,
     ) -> None:
         super().__init__(module, data_preprocessor)
-        self.nms = nms
+        self.iou_threshold = iou_threshold
         self.max_per_img = max_per_img
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[DetDataSample]]) -> list:
@@ -54,19 +59,45 @@ class InstanceTTAModel(BaseTTAModel):
 
     def _merge_views(self, views: Sequence[DetDataSample]) -> DetDataSample:
         turned = [unflip(view.pred_instances, view.metainfo) for view in views]
-        bboxes = torch.cat([view.bboxes for view in turned])
-        scores = torch.cat([view.scores for view in turned])
-        labels = torch.cat([view.labels for view in turned])
-        keep = torch.zeros(0, dtype=torch.long, device=labels.device)
-        if len(bboxes):  # mmcv's batched_nms fails on no boxes
-            dets, keep = batched_nms(bboxes, scores, labels, self.nms)
-            keep, scores = keep[: self.max_per_img], dets[: self.max_per_img, -1]
-        merged = InstanceData(bboxes=bboxes[keep], scores=scores, labels=labels[keep])
-        if 'masks' in turned[0]:
-            merged.masks = _pick_masks([view.masks for view in turned], keep)
         result = views[0].clone()
-        result.pred_instances = merged
+        result.pred_instances = self._average(turned)
         return result
+
+    def _average(self, views: Sequence[InstanceData]) -> InstanceData:
+        """Findings of all views in one frame, to objects with the best score first."""
+        bboxes = torch.cat([view.bboxes for view in views])
+        scores = torch.cat([view.scores for view in views])
+        labels = torch.cat([view.labels for view in views])
+        view_of = torch.cat([scores.new_full((len(view),), i) for i, view in enumerate(views)])
+        groups = self._group(bboxes, scores, labels)
+
+        means = [_mean_score(scores[own], view_of[own], len(views)) for own in groups]
+        ranking = sorted(range(len(groups)), key=lambda i: -means[i])[: self.max_per_img]
+        groups = [groups[i] for i in ranking]
+        weights = [scores[own] / scores[own].sum() for own in groups]
+        means_of_boxes = [weight @ bboxes[own] for weight, own in zip(weights, groups, strict=True)]
+        merged = InstanceData(
+            bboxes=torch.stack(means_of_boxes) if groups else bboxes,
+            scores=scores.new_tensor([means[i] for i in ranking]),
+            # All of a group have one label.
+            labels=labels[[int(own[0]) for own in groups]],
+        )
+        if 'masks' in views[0]:
+            merged.masks = _vote_all([view.masks for view in views], scores, groups)
+        return merged
+
+    def _group(self, bboxes: Tensor, scores: Tensor, labels: Tensor) -> list[Tensor]:
+        """Indices of the findings of each object, (n,) int64, the surest object first."""
+        if not len(bboxes):  # mmcv's batched_nms fails on no boxes
+            return []
+        settings = dict(type='nms', iou_threshold=self.iou_threshold)
+        _, surest = batched_nms(bboxes, scores, labels, settings)
+        overlaps = bbox_overlaps(bboxes[surest], bboxes)
+        overlaps[labels[surest, None] != labels] = 0
+        overlaps[torch.arange(len(surest)), surest] = 2  # above any: each belongs to itself
+        # What is none of the surest was suppressed by one of them.
+        owner = overlaps.argmax(dim=0)
+        return [(owner == index).nonzero()[:, 0] for index in range(len(surest))]
 
 
 def unflip(instances: InstanceData, meta: dict) -> InstanceData:
@@ -105,9 +136,34 @@ def _flip_masks(masks: Tensor | list[dict], axes: tuple[int, ...]) -> Tensor | l
     return [coco_mask.encode(np.asfortranarray(mask)) for mask in flipped]
 
 
-def _pick_masks(masks: Sequence, keep: Tensor) -> Tensor | list[dict]:
-    """The kept ones out of the masks of all views, tensors or lists of run-length codes."""
+def _mean_score(scores: Tensor, view_of: Tensor, num_views: int) -> float:
+    """Mean over the views of the best score in each, of the findings of one object."""
+    best = [scores[view_of == view].max() for view in view_of.unique()]
+    return float(sum(best)) / num_views
+
+
+def _vote_all(masks: Sequence, weights: Tensor, groups: Sequence[Tensor]) -> Tensor | list[dict]:
+    """One mask per object, of the kind that came in: of each view (N, H, W) bool or N run-length codes."""
     if isinstance(masks[0], Tensor):
-        return torch.cat(list(masks))[keep]
-    joined = [code for view in masks for code in view]
-    return [joined[index] for index in keep.tolist()]
+        joined = torch.cat(list(masks))
+        voted = [_vote(joined[own], weights[own]) for own in groups]
+        return torch.stack(voted) if voted else joined
+    codes = [code for view in masks for code in view]
+    return [_vote_codes([codes[i] for i in own.tolist()], weights[own]) for own in groups]
+
+
+def _vote(masks: Tensor, weights: Tensor) -> Tensor:
+    """Pixels (H, W) bool that have at least half of the weight; masks (n, H, W), weights (n,)."""
+    return torch.einsum('n,nhw->hw', weights, masks.to(weights)) >= weights.sum() / 2
+
+
+def _vote_codes(codes: list[dict], weights: Tensor) -> dict:
+    """The same for run-length codes; sums are kept where any of the masks is."""
+    if len(codes) == 1:
+        return codes[0]
+    x, y, width, height = coco_mask.toBbox(coco_mask.merge(codes)).astype(int)
+    window = np.s_[y : y + height, x : x + width]
+    masks = np.stack([coco_mask.decode(code)[window] for code in codes])
+    voted = np.zeros(codes[0]['size'], dtype=np.uint8, order='F')
+    voted[window] = _vote(torch.from_numpy(masks), weights.cpu()).numpy()
+    return coco_mask.encode(voted)

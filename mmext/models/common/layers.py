@@ -163,9 +163,8 @@ class SplitChain(nn.Module):
         self.m = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        both_halves = self.cv1(
-            x
-        )  # (B, 2c, H, W), concatenated as it is: the first half is never copied
+        # (B, 2c, H, W), concatenated as it is: the first half is never copied.
+        both_halves = self.cv1(x)
         outputs = [both_halves]
         last = both_halves[:, self.hidden_channels :]
         for block in self.m:

@@ -4,7 +4,10 @@ Per object, prototypes are combined at their own size, sampled bilinearly at the
 and thresholded there: upsample, threshold, crop, in that order, at the output's resolution and in one resize. Cropping
 before the upsampling would leak outside the box; a threshold before it makes jagged outlines.
 
-Shape letters: N objects, K prototypes, h w their size, H W the output's size.
+The output's pixels lie on a grid along the axes, so bilinear sampling is two matrix products, with weights along y and
+along x that all objects share. That is several times faster than `grid_sample`, and needs no grid.
+
+Shape letters: N objects, K prototypes, h w their size, H W the output's size, R cells of a correction's side.
 """
 
 import math
@@ -13,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.nn import functional
+
+from mmext.structures.rle import encode_roi
 
 
 class OutputFrame(NamedTuple):
@@ -54,11 +57,30 @@ class OutputFrame(NamedTuple):
         top, _, left, _ = meta.get('pad_param', (0, 0, 0, 0))
         return cls(meta['ori_shape'][:2], input_size, scale_x, scale_y, left, top)
 
-    def from_input(self, bboxes: Tensor) -> Tensor:
-        """Boxes (N, 4) xyxy from the network input to the output image, clipped to it."""
+    def from_input(self, bboxes: Tensor, expand: float = 0.0) -> Tensor:
+        """Boxes (N, 4) xyxy from the network input to the output image, clipped to it.
+
+        Args:
+            bboxes: the boxes.
+            expand: part of their sides by which they become longer, about their centres.
+        """
+        growth = (bboxes[:, 2:] - bboxes[:, :2]) * (expand / 2)
+        bboxes = torch.cat([bboxes[:, :2] - growth, bboxes[:, 2:] + growth], dim=1)
         x = ((bboxes[:, 0::2] - self.left) / self.scale_x).clamp(0, self.size[1])
         y = ((bboxes[:, 1::2] - self.top) / self.scale_y).clamp(0, self.size[0])
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
+
+
+class MaskCorrection(NamedTuple):
+    """What a refiner adds to the logits of the masks inside its own boxes; outside of them it adds nothing.
+
+    Attributes:
+        deltas: (N, R, R) logits at the centres of R x R equal cells of a box.
+        bboxes: (N, 4) xyxy in pixels of the network input, the boxes that the cells divide.
+    """
+
+    deltas: Tensor
+    bboxes: Tensor
 
 
 class _Roi(NamedTuple):
@@ -70,10 +92,6 @@ class _Roi(NamedTuple):
     x2: int
     y2: int
 
-    @property
-    def pixels(self) -> int:
-        return (self.x2 - self.x1) * (self.y2 - self.y1)
-
 
 def assemble_bitmaps(
     coeffs: Tensor,
@@ -82,7 +100,8 @@ def assemble_bitmaps(
     *,
     frame: OutputFrame,
     threshold: float = 0.5,
-    max_chunk_pixels: int = 2**22,
+    correction: MaskCorrection | None = None,
+    max_chunk_pixels: int = 2**18,
 ) -> Tensor:
     """Masks as one boolean array.
 
@@ -92,13 +111,14 @@ def assemble_bitmaps(
         bboxes: (N, 4) xyxy in output pixels; a mask is empty outside its box.
         frame: where the output lies in the network input.
         threshold: probability in (0, 1) above which a pixel belongs to the object.
-        max_chunk_pixels: output pixels whose float values are held at a time.
+        correction: added to the logits before the threshold.
+        max_chunk_pixels: output pixels whose float values are held at a time, at least one column of an object.
 
     Returns:
         (N, H, W) bool on the device of the prototypes.
     """
     canvas = torch.zeros((len(coeffs), *frame.size), dtype=torch.bool, device=prototypes.device)
-    sampler = _RoiSampler(coeffs, prototypes, frame, threshold, max_chunk_pixels)
+    sampler = _MaskSampler(coeffs, prototypes, frame, threshold, correction, max_chunk_pixels)
     for roi, mask in sampler.masks(bboxes):
         canvas[roi.instance, roi.y1 : roi.y2, roi.x1 : roi.x2] = mask
     return canvas
@@ -111,7 +131,8 @@ def assemble_rles(
     *,
     frame: OutputFrame,
     threshold: float = 0.5,
-    max_chunk_pixels: int = 2**22,
+    correction: MaskCorrection | None = None,
+    max_chunk_pixels: int = 2**18,
 ) -> list[dict]:
     """Masks as compressed COCO run lengths, encoded from the boxes: N x H x W never exists.
 
@@ -122,42 +143,45 @@ def assemble_rles(
     """
     empty = encode_roi(np.zeros((0, 0), dtype=bool), 0, 0, frame.size)
     rles = [dict(empty) for _ in range(len(coeffs))]
-    sampler = _RoiSampler(coeffs, prototypes, frame, threshold, max_chunk_pixels)
+    sampler = _MaskSampler(coeffs, prototypes, frame, threshold, correction, max_chunk_pixels)
     for roi, mask in sampler.masks(bboxes):
         rles[roi.instance] = encode_roi(mask.cpu().numpy(), roi.x1, roi.y1, frame.size)
     return rles
 
 
-def encode_roi(mask: np.ndarray, x1: int, y1: int, size: tuple[int, int]) -> dict:
-    """Compressed COCO RLE of a mask that is empty outside one rectangle.
+class _Axis:
+    """Linear interpolation along one axis of the prototypes at every output pixel.
 
-    Args:
-        mask: (rows, columns) bool, the rectangle's content.
-        x1: column of the rectangle's left edge in the image.
-        y1: row of its top edge.
-        size: (height, width) of the image.
-
-    Returns:
-        `size` [height, width], `counts` bytes.
+    Attributes:
+        centres: (P,) centres of the output pixels, in pixels of the network input.
+        weights: (P, size) of the prototypes' cells. The outermost cells reach beyond their centres, as those of
+            `F.interpolate` do.
     """
-    height, width = size
-    # Runs go down the columns. An empty row above and below separates the columns' runs.
-    column_runs = np.zeros((mask.shape[1], mask.shape[0] + 2), dtype=np.int8)
-    column_runs[:, 1:-1] = mask.T
-    column, row = np.nonzero(np.diff(column_runs, axis=1))
-    edges = (x1 + column) * height + y1 + row  # start, end, start, end, ...
-    # A run that reaches the last row and one that begins the next column are one.
-    inner = edges[1:-1].reshape(-1, 2)
-    separate = np.repeat(inner[:, 0] != inner[:, 1], 2)
-    bounds = [[0], edges[:1], inner.reshape(-1)[separate], edges[1:][-1:], [height * width]]
-    counts = np.diff(np.concatenate(bounds).astype(np.int64)).tolist()
-    if counts[-1] == 0:
-        counts.pop()  # the image ends with a set pixel
-    return coco_mask.frPyObjects({'size': [height, width], 'counts': counts}, height, width)
+
+    def __init__(
+        self, num_pixels: int, scale: float, offset: float, input_size: int, size: int
+    ) -> None:
+        self.centres = (torch.arange(num_pixels) + 0.5) * scale + offset
+        cell = (self.centres / input_size * size - 0.5).clamp(0, size - 1)
+        self.weights = _linear_weights(cell, size)
+        self._first = cell.long().tolist()
+
+    def cells(self, pixels: slice) -> slice:
+        """The cells that have a weight at some of the pixels."""
+        return slice(self._first[pixels.start], self._first[pixels.stop - 1] + 2)
+
+    def move_to(self, device: torch.device) -> None:
+        self.centres, self.weights = self.centres.to(device), self.weights.to(device)
 
 
-class _RoiSampler:
-    """Samples thresholded masks inside boxes, several objects of similar size at a time."""
+def _linear_weights(position: Tensor, size: int) -> Tensor:
+    """Weights (P, size) of cells 0 .. size - 1 at positions (P,) in cells; none from one cell outside on."""
+    distance = position[:, None] - torch.arange(size, device=position.device)
+    return (1 - distance.abs()).clamp(min=0)
+
+
+class _MaskSampler:
+    """Samples thresholded masks inside boxes, object by object; arguments as in `assemble_bitmaps`."""
 
     def __init__(
         self,
@@ -165,6 +189,7 @@ class _RoiSampler:
         prototypes: Tensor,
         frame: OutputFrame,
         threshold: float,
+        correction: MaskCorrection | None,
         max_chunk_pixels: int,
     ) -> None:
         if not 0 < threshold < 1:
@@ -175,66 +200,53 @@ class _RoiSampler:
         # Comparing logits with logit(threshold) saves the sigmoid.
         self.min_logit = math.log(threshold / (1 - threshold))
         self.max_chunk_pixels = max_chunk_pixels
+        (height, width), (input_height, input_width) = prototypes.shape[1:], frame.input_size
+        self.y = _Axis(frame.size[0], frame.scale_y, frame.top, input_height, height)
+        self.x = _Axis(frame.size[1], frame.scale_x, frame.left, input_width, width)
+        for axis in (self.y, self.x):
+            axis.move_to(prototypes.device)
+        self.deltas = None if correction is None else correction.deltas.float()
+        self.delta_bboxes = [] if correction is None else correction.bboxes.tolist()
 
     def masks(self, bboxes: Tensor) -> Iterator[tuple[_Roi, Tensor]]:
         """Each object with a non-empty box, and the mask of that box: (rows, columns) bool."""
-        for group in self._group(self._rois(bboxes)):
-            rows = max(roi.y2 - roi.y1 for roi in group)
-            columns = max(roi.x2 - roi.x1 for roi in group)
-            sampled = self._sample(group, rows, columns)
-            for roi, mask in zip(group, sampled, strict=True):
-                yield roi, mask[: roi.y2 - roi.y1, : roi.x2 - roi.x1]
+        for roi in self._rois(bboxes):
+            num_rows, num_columns = roi.y2 - roi.y1, roi.x2 - roi.x1
+            # Column by column in memory, as run lengths want it.
+            mask = self.coeffs.new_empty((num_columns, num_rows), dtype=torch.bool)
+            step = max(1, self.max_chunk_pixels // num_rows)
+            for start in range(0, num_columns, step):
+                stop = min(start + step, num_columns)
+                band = roi._replace(x1=roi.x1 + start, x2=roi.x1 + stop)
+                mask[start:stop] = self._logits(band) > self.min_logit
+            yield roi, mask.T
 
     def _rois(self, bboxes: Tensor) -> list[_Roi]:
-        """Pixels whose index lies in [x1, x2) x [y1, y2), inside the frame; the smallest first."""
+        """Pixels whose index lies in [x1, x2) x [y1, y2), inside the frame."""
         edges = bboxes.detach().float().cpu().nan_to_num().ceil()
         edges[:, 0::2].clamp_(0, self.frame.size[1])
         edges[:, 1::2].clamp_(0, self.frame.size[0])
         rois = [_Roi(index, *edge) for index, edge in enumerate(edges.long().tolist())]
-        kept = [roi for roi in rois if roi.x2 > roi.x1 and roi.y2 > roi.y1]
-        return sorted(kept, key=lambda roi: roi.pixels)
+        return [roi for roi in rois if roi.x2 > roi.x1 and roi.y2 > roi.y1]
 
-    def _group(self, rois: list[_Roi]) -> Iterator[list[_Roi]]:
-        """Consecutive objects whose common grid stays within the chunk and wastes less than half."""
-        group: list[_Roi] = []
-        used = 0
-        for roi in rois:
-            candidate = [*group, roi]
-            rows = max(own.y2 - own.y1 for own in candidate)
-            columns = max(own.x2 - own.x1 for own in candidate)
-            grid = len(candidate) * rows * columns
-            if group and (grid > self.max_chunk_pixels or grid > 2 * (used + roi.pixels)):
-                yield group
-                candidate, used = [roi], 0
-            group, used = candidate, used + roi.pixels
-        if group:
-            yield group
+    def _logits(self, roi: _Roi) -> Tensor:
+        """Logits of an object at its output pixels: (columns, rows)."""
+        rows, columns = slice(roi.y1, roi.y2), slice(roi.x1, roi.x2)
+        near_y, near_x = self.y.cells(rows), self.x.cells(columns)
+        coarse = torch.tensordot(
+            self.coeffs[roi.instance], self.prototypes[:, near_y, near_x], dims=1
+        )
+        logits = _resample(coarse, self.y.weights[rows, near_y], self.x.weights[columns, near_x])
+        if self.deltas is not None:
+            delta = self.deltas[roi.instance]
+            size = len(delta)
+            x1, y1, x2, y2 = self.delta_bboxes[roi.instance]
+            y = (self.y.centres[rows] - y1) * (size / (y2 - y1)) - 0.5
+            x = (self.x.centres[columns] - x1) * (size / (x2 - x1)) - 0.5
+            logits += _resample(delta, _linear_weights(y, size), _linear_weights(x, size))
+        return logits
 
-    def _sample(self, group: list[_Roi], rows: int, columns: int) -> Tensor:
-        """Masks of a group on grids of one size, (n, rows, columns) bool, in bands of rows."""
-        device = self.prototypes.device
-        index = torch.tensor([roi.instance for roi in group], device=device)
-        logits = torch.einsum('nk,khw->nhw', self.coeffs[index], self.prototypes)[:, None]
-        frame = self.frame
-        x = self._positions([roi.x1 for roi in group], columns)
-        y = self._positions([roi.y1 for roi in group], rows)
-        # Output pixel centre -> network input -> [-1, 1] over the prototypes.
-        x = 2 * ((x + 0.5) * frame.scale_x + frame.left) / frame.input_size[1] - 1
-        y = 2 * ((y + 0.5) * frame.scale_y + frame.top) / frame.input_size[0] - 1
-        masks = torch.empty((len(group), rows, columns), dtype=torch.bool, device=device)
-        band = max(1, self.max_chunk_pixels // (len(group) * columns))
-        for start in range(0, rows, band):
-            own = y[:, start : start + band]
-            size = (len(group), own.shape[1], columns)
-            grid = torch.stack([x[:, None].expand(size), own[..., None].expand(size)], dim=-1)
-            # 'border' makes the outermost half pixel equal to F.interpolate; zeros would not.
-            values = functional.grid_sample(
-                logits, grid, padding_mode='border', align_corners=False
-            )
-            masks[:, start : start + band] = values[:, 0] > self.min_logit
-        return masks
 
-    def _positions(self, starts: list[int], length: int) -> Tensor:
-        """starts[i] .. starts[i] + length - 1 for each object: (n, length) float32."""
-        first = torch.tensor(starts, dtype=torch.float32, device=self.prototypes.device)
-        return first[:, None] + torch.arange(length, device=first.device)
+def _resample(values: Tensor, y_weights: Tensor, x_weights: Tensor) -> Tensor:
+    """Values (h, w) by weights (rows, h) and (columns, w) to (columns, rows)."""
+    return x_weights @ (y_weights @ values).T

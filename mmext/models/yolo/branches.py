@@ -48,6 +48,19 @@ def _separable_conv(in_channels: int, out_channels: int, **layer: Any) -> nn.Seq
 CLASS_BRANCHES = {'v8': plain_branch, 'v11': separable_branch}
 
 
+def check_priors(class_prior: float | None, box_prior: float | None, reg_max: int) -> None:
+    """Raise ValueError for priors that `set_class_prior` and `set_box_prior` cannot start from."""
+    if class_prior is not None and not 0 < class_prior < 1:
+        raise ValueError(f'Segment: got class_prior={class_prior}, expected a number in (0, 1).')
+    # The middle of the bins is the largest mean that a falling distribution over them can have.
+    largest = (reg_max - 1) / 2
+    if box_prior is not None and not 0 < box_prior <= largest:
+        raise ValueError(
+            f'Segment: got box_prior={box_prior} cells, expected above 0 and at most {largest}, the middle of '
+            f'reg_max={reg_max}; None is that.'
+        )
+
+
 def set_class_prior(
     branch: nn.Module, prior: float | None, *, num_classes: int, stride: int
 ) -> None:

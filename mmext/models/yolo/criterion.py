@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmext.models.yolo.assigner import Assignment, BatchTALAssigner
+from mmext.models.yolo.assigner import BatchTALAssigner
 from mmext.models.yolo.mask_losses import MaskLoss, MaskPositives
 from mmext.models.yolo.outputs import FlatOutputs, decode_boxes
 from mmext.models.yolo.targets import best_positives, pad_truth
@@ -30,16 +30,26 @@ class GroundTruth(NamedTuple):
     masks: Tensor
 
 
-class _Positives(NamedTuple):
-    """Indices of the positive priors, each (N,), sorted by image, and their soft targets."""
+class Positives(NamedTuple):
+    """The positive priors of a batch, sorted by image.
+
+    Attributes:
+        image: (N,) int64 in [0, B).
+        prior: (N,) int64 in [0, A).
+        gt: (N,) int64 in [0, M), ground truths numbered through the batch.
+        quality: (N,) soft target in [0, 1].
+        bboxes: (N, 4) predicted boxes xyxy in pixels of the network input, with their gradient.
+    """
 
     image: Tensor
     prior: Tensor
     gt: Tensor
     quality: Tensor
+    bboxes: Tensor
 
-    def take(self, chosen: Tensor) -> '_Positives':
-        return _Positives(*(part[chosen] for part in self))
+    def take(self, chosen: Tensor) -> 'Positives':
+        """Those that a mask (N,) or ascending indices choose."""
+        return Positives(*(part[chosen] for part in self))
 
 
 class SegmentCriterion(nn.Module):
@@ -75,18 +85,30 @@ class SegmentCriterion(nn.Module):
         self.assigner = assigner
         self.reg_max = reg_max
 
+    def with_assigner(self, assigner: BatchTALAssigner | None) -> 'SegmentCriterion':
+        """The same losses for another assignment."""
+        return SegmentCriterion(
+            loss_cls=self.loss_cls,
+            loss_bbox=self.loss_bbox,
+            loss_dfl=self.loss_dfl,
+            loss_mask=self.loss_mask,
+            assigner=assigner,
+            reg_max=self.reg_max,
+        )
+
     def forward(
         self, outputs: FlatOutputs, priors: Tensor, truth: GroundTruth
     ) -> dict[str, Tensor]:
-        """Compute the four losses.
+        """Assign ground truths to priors, then compute the four losses; see `match` and `losses`."""
+        return self.losses(outputs, priors, truth, self.match(outputs, priors, truth))
+
+    def match(self, outputs: FlatOutputs, priors: Tensor, truth: GroundTruth) -> Positives:
+        """Give priors their ground truth.
 
         Args:
             outputs: raw outputs.
             priors: (A, 4): centre x, centre y, stride x, stride y in pixels of the network input.
             truth: ground truth.
-
-        Returns:
-            `loss_cls`, `loss_bbox`, `loss_dfl`, `loss_mask`: scalars.
 
         Raises:
             ValueError: there is no assigner.
@@ -96,21 +118,37 @@ class SegmentCriterion(nn.Module):
                 'Segment: got no train_cfg, expected one to compute losses. Set '
                 "train_cfg=dict(assigner=dict(type='mmext.BatchTALAssigner', topk=10))."
             )
-        padded = pad_truth(truth.labels, truth.bboxes)
         bboxes = decode_boxes(outputs.box_dists, priors, self.reg_max)
         assignment = self.assigner.assign(
             outputs.cls_logits.detach().sigmoid(),
             bboxes.detach(),
             priors=priors[:, :2],
-            truth=padded,
+            truth=pad_truth(truth.labels, truth.bboxes),
         )
-        positives = _find_positives(assignment)
-        image, prior, gt, quality = positives
-        total_quality = quality.sum().clamp(min=1)
+        image, prior = (assignment.gt_index >= 0).nonzero(as_tuple=True)
+        gts_per_image = [len(labels) for labels in truth.labels]
+        first_gt = torch.tensor([0, *accumulate(gts_per_image)], device=image.device)
+        return Positives(
+            image,
+            prior,
+            gt=first_gt[image] + assignment.gt_index[image, prior],
+            quality=assignment.quality[image, prior],
+            bboxes=bboxes[image, prior],
+        )
 
+    def losses(
+        self, outputs: FlatOutputs, priors: Tensor, truth: GroundTruth, positives: Positives
+    ) -> dict[str, Tensor]:
+        """The losses of a batch whose positives are known; arguments as in `match`.
+
+        Returns:
+            `loss_cls`, `loss_bbox`, `loss_dfl`, `loss_mask`: scalars.
+        """
+        image, prior, gt, quality, bboxes = positives
+        total_quality = quality.sum().clamp(min=1)
         cls_target = torch.zeros_like(outputs.cls_logits)
-        cls_target[image, padded.labels[image, gt], prior] = quality
-        gt_bboxes = padded.bboxes[image, gt]
+        cls_target[image, torch.cat(truth.labels)[gt], prior] = quality
+        gt_bboxes = torch.cat(truth.bboxes).float()[gt]
         centre, stride = priors[prior, :2], priors[prior, 2:]
         distances = torch.cat(
             [(centre - gt_bboxes[:, :2]) / stride, (gt_bboxes[:, 2:] - centre) / stride], dim=1
@@ -119,38 +157,32 @@ class SegmentCriterion(nn.Module):
         weighting = dict(weight=quality, avg_factor=total_quality)
         return dict(
             loss_cls=self.loss_cls(outputs.cls_logits, cls_target, avg_factor=total_quality),
-            loss_bbox=self.loss_bbox(bboxes[image, prior], gt_bboxes, **weighting),
+            loss_bbox=self.loss_bbox(bboxes, gt_bboxes, **weighting),
             loss_dfl=self.loss_dfl(dists, distances, **weighting),
             loss_mask=self.loss_mask(
-                outputs.prototypes, self._mask_positives(outputs.coeffs, positives, truth)
+                outputs.prototypes,
+                mask_positives(outputs.coeffs, self._cap(positives), truth),
             ),
         )
 
-    def _mask_positives(
-        self, coeffs: Tensor, positives: _Positives, truth: GroundTruth
-    ) -> MaskPositives:
-        """The positives that enter the mask loss, their ground truths numbered through the batch."""
-        gts_per_image = [len(labels) for labels in truth.labels]
-        first_gt = torch.tensor([0, *accumulate(gts_per_image)], device=coeffs.device)
-        positives = positives._replace(gt=first_gt[positives.image] + positives.gt)
-        if self.loss_mask.max_positives is not None:
-            positives = positives.take(
-                best_positives(
-                    positives.image, positives.gt, positives.quality, self.loss_mask.max_positives
-                )
-            )
-        return MaskPositives(
-            coeffs=coeffs[positives.image, :, positives.prior],
-            gt=positives.gt,
-            bboxes=torch.cat(truth.bboxes).float(),
-            masks=truth.masks,
-            num_per_image=positives.image.bincount(minlength=len(coeffs)).tolist(),
-            gts_per_image=gts_per_image,
+    def _cap(self, positives: Positives) -> Positives:
+        """The positives that enter the mask loss."""
+        image, _, gt, quality, _ = positives
+        limit = self.loss_mask.max_positives
+        return (
+            positives
+            if limit is None
+            else positives.take(best_positives(image, gt, quality, limit))
         )
 
 
-def _find_positives(assignment: Assignment) -> _Positives:
-    image, prior = (assignment.gt_index >= 0).nonzero(as_tuple=True)
-    return _Positives(
-        image, prior, assignment.gt_index[image, prior], assignment.quality[image, prior]
+def mask_positives(coeffs: Tensor, positives: Positives, truth: GroundTruth) -> MaskPositives:
+    """Positives as mask losses want them, from all mask coefficients (B, K, A)."""
+    return MaskPositives(
+        coeffs=coeffs[positives.image, :, positives.prior],
+        gt=positives.gt,
+        bboxes=torch.cat(truth.bboxes).float(),
+        masks=truth.masks,
+        num_per_image=positives.image.bincount(minlength=len(coeffs)).tolist(),
+        gts_per_image=[len(labels) for labels in truth.labels],
     )

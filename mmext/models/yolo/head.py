@@ -1,35 +1,42 @@
 """`Segment`: the YOLO head that predicts boxes, classes and masks in one stage. The adapter to mmdet.
 
-Only this file of the system sees data samples: it turns them into tensors, and tensors into results.
+The adapter alone (this file, `truth.py`, `enhanced_head.py`) sees data samples: it turns them into tensors, and
+tensors into results.
 
 Shape letters: B images, A priors over all levels, C classes, R bins of a side's distribution, K prototypes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.dist import get_world_size
-from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmext.models.common.layers import ACT_CFG, NORM_CFG
-from mmext.models.yolo.assembly import OutputFrame, assemble_bitmaps, assemble_rles
-from mmext.models.yolo.branches import (
-    CLASS_BRANCHES,
-    plain_branch,
-    set_box_prior,
-    set_class_prior,
-)
+from mmext.models.yolo.assembly import MaskCorrection, OutputFrame
+from mmext.models.yolo.branches import check_priors
 from mmext.models.yolo.criterion import GroundTruth, SegmentCriterion
-from mmext.models.yolo.outputs import SegmentOutputs, decode_boxes, flatten_outputs
-from mmext.models.yolo.postprocess import TestSettings, select_detections
-from mmext.models.yolo.targets import pool_batch_masks
+from mmext.models.yolo.level_branches import LevelOutputs, build_branches, run_branches, set_priors
+from mmext.models.yolo.one_to_one import OneToOne, drop_nms, first_levels, join_levels, last_levels
+from mmext.models.yolo.outputs import (
+    FlatOutputs,
+    PriorPredictions,
+    SegmentOutputs,
+    decode_boxes,
+    flatten_outputs,
+)
+from mmext.models.yolo.postprocess import (
+    ImageDetections,
+    TestSettings,
+    assemble_masks,
+    select_detections,
+)
+from mmext.models.yolo.truth import BoxLengthCheck, collect_truth
 from mmext.registry import MODELS, TASK_UTILS
 
 LOSS_SCALES = ('batch', 'mean')
-ASSEMBLERS = {'bitmap': assemble_bitmaps, 'rle': assemble_rles}
 
 
 @MODELS.register_module()
@@ -55,6 +62,8 @@ class Segment(BaseDenseHead):
             640 x 640, as published.
         box_prior: cells that the sides of boxes start at from the prior's centre, below (R - 1) / 2. None: the
             middle of the range, 7.5 for R = 16, as published; smaller starts nearer to small objects.
+        nms_free: True for predictions without suppression, by a second set of branches, `OneToOne`, that learns to
+            find each object once. The others only train then.
         norm_cfg: normalisation of the convolutions; None for a bias instead.
         act_cfg: activation of the convolutions; None for none.
         train_cfg: `assigner`, config of `BatchTALAssigner`. None for a head that never computes losses.
@@ -79,6 +88,7 @@ class Segment(BaseDenseHead):
         loss_scale: str = 'batch',
         class_prior: float | None = None,
         box_prior: float | None = None,
+        nms_free: bool = False,
         norm_cfg: dict | None = NORM_CFG,
         act_cfg: dict | None = ACT_CFG,
         train_cfg: dict | None = None,
@@ -90,9 +100,11 @@ class Segment(BaseDenseHead):
             raise ValueError(
                 f'Segment: got {len(in_channels)} in_channels for {len(strides)} strides; give one per level.'
             )
-        _check_choice('version', version, CLASS_BRANCHES)
-        _check_choice('loss_scale', loss_scale, LOSS_SCALES)
-        _check_priors(class_prior, box_prior, reg_max)
+        if loss_scale not in LOSS_SCALES:
+            raise ValueError(
+                f'Segment: got loss_scale={loss_scale!r}, expected one of {LOSS_SCALES}.'
+            )
+        check_priors(class_prior, box_prior, reg_max)
         self.num_classes = num_classes
         self.strides = tuple(strides)
         self.reg_max = reg_max
@@ -103,11 +115,17 @@ class Segment(BaseDenseHead):
         self.test_settings = TestSettings.from_config(test_cfg)
 
         layer = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self._build_branches(list(in_channels), CLASS_BRANCHES[version], layer)
+        self.reg_branches, self.cls_branches, self.coeff_branches = build_branches(
+            in_channels,
+            version=version,
+            num_classes=num_classes,
+            num_bins=reg_max,
+            num_prototypes=num_prototypes,
+            **layer,
+        )
         self.proto = MODELS.build(
             dict(in_channels=in_channels, num_prototypes=num_prototypes, **layer) | proto
         )
-        self._warned_of_size = False
         self.prior_generator = TASK_UTILS.build(
             dict(type='mmdet.MlvlPointGenerator', strides=list(strides), offset=0.5)
         )
@@ -119,38 +137,33 @@ class Segment(BaseDenseHead):
             assigner=TASK_UTILS.build(train_cfg['assigner']) if train_cfg else None,
             reg_max=reg_max,
         )
-
-    def _build_branches(self, in_channels: list[int], class_branch: Callable, layer: dict) -> None:
-        """The widths follow from the finest level, for all levels alike."""
-        finest = in_channels[0]
-        num_dists = 4 * self.reg_max
-
-        def per_level(make: Callable, hidden: int, out_channels: int) -> nn.ModuleList:
-            return nn.ModuleList(make(c, hidden, out_channels, **layer) for c in in_channels)
-
-        reg_hidden = max(16, finest // 4, num_dists)
-        cls_hidden = max(finest, min(self.num_classes, 100))
-        coeff_hidden = max(finest // 4, self.num_prototypes)
-        self.reg_branches = per_level(plain_branch, reg_hidden, num_dists)
-        self.cls_branches = per_level(class_branch, cls_hidden, self.num_classes)
-        self.coeff_branches = per_level(plain_branch, coeff_hidden, self.num_prototypes)
+        self.one_to_one = None
+        if nms_free:
+            self.one_to_one = OneToOne(self, self.criterion)
+            self.test_settings = drop_nms(self.test_settings, test_cfg)
+        self._check_lengths = BoxLengthCheck(reg_max, self.strides[-1])
 
     def init_weights(self) -> None:
         """Start scores at their prior, so that the many background cells do not drown the first steps."""
         super().init_weights()
-        for branch, stride in zip(self.cls_branches, self.strides, strict=True):
-            set_class_prior(branch, self.class_prior, num_classes=self.num_classes, stride=stride)
-        for branch in self.reg_branches:
-            set_box_prior(branch, self.box_prior, num_bins=self.reg_max)
+        for branches in (self,) if self.one_to_one is None else (self, self.one_to_one):
+            set_priors(
+                branches, self.strides, class_prior=self.class_prior, box_prior=self.box_prior
+            )
 
     def forward(self, features: Sequence[Tensor]) -> SegmentOutputs:
-        """Levels (B, in_channels[l], H / strides[l], W / strides[l]) to raw outputs."""
-        return SegmentOutputs(
-            [branch(x) for branch, x in zip(self.cls_branches, features, strict=True)],
-            [branch(x) for branch, x in zip(self.reg_branches, features, strict=True)],
-            [branch(x) for branch, x in zip(self.coeff_branches, features, strict=True)],
-            self.proto(features),
-        )
+        """Levels (B, in_channels[l], H / strides[l], W / strides[l]) to raw outputs.
+
+        With `nms_free`, those of the one-to-one branches; in training, behind those of the others.
+        """
+        return SegmentOutputs(*self._forward_levels(features), self.proto(features))
+
+    def _forward_levels(self, features: Sequence[Tensor]) -> LevelOutputs:
+        """Class scores, box distances and mask coefficients of each level."""
+        if self.one_to_one is None:
+            return run_branches(self, features)
+        once = self.one_to_one(features)
+        return join_levels(run_branches(self, features), once) if self.training else once
 
     def loss_by_feat(
         self,
@@ -171,50 +184,42 @@ class Segment(BaseDenseHead):
             batch_gt_instances_ignore: not used: crowds are neither objects nor excluded from the background.
 
         Returns:
-            `loss_cls`, `loss_bbox`, `loss_dfl`, `loss_mask`, scalars in float32.
+            `loss_cls`, `loss_bbox`, `loss_dfl`, `loss_mask`, scalars in float32; with `nms_free` also `loss_o2o_cls`
+            and so on, of the one-to-one branches.
         """
         outputs = SegmentOutputs(cls_scores, bbox_dists, mask_coeffs, prototypes)
         truth = self._collect_truth(batch_gt_instances, self._input_size(outputs))
         # Powers of overlaps and sums over thousands of priors need float32, autocast or not.
         with torch.autocast(device_type=prototypes.device.type, enabled=False):
-            losses = self.criterion(flatten_outputs(outputs), self._priors(outputs), truth)
-        # DDP averages gradients over the ranks; the number of ranks makes that a sum again.
-        scale = len(batch_gt_instances) * get_world_size() if self.loss_scale == 'batch' else 1
-        return {name: loss * scale for name, loss in losses.items()}
+            flat, priors = self._one_to_many(outputs)
+            losses = self.criterion(flat, priors, truth)
+            if self.one_to_one is not None:
+                losses |= self.one_to_one.losses(outputs, priors, truth)
+        return self._scale_losses(losses, len(batch_gt_instances))
 
     def _collect_truth(
         self, batch_gt_instances: Sequence[InstanceData], input_size: tuple[int, int]
     ) -> GroundTruth:
-        """Instances to tensors on the device of the boxes."""
-        if not all('masks' in gt for gt in batch_gt_instances):
-            raise ValueError(
-                'Segment: got ground truth without masks, expected BitmapMasks or PolygonMasks. '
-                'Load them with LoadAnnotations(with_bbox=True, with_mask=True).'
-            )
-        bboxes = [gt.bboxes.float() for gt in batch_gt_instances]
-        self._warn_of_size(bboxes, input_size)
-        stride = self.criterion.loss_mask.mask_stride
-        masks = pool_batch_masks([gt.masks for gt in batch_gt_instances], input_size, stride)
-        return GroundTruth(
-            labels=[gt.labels for gt in batch_gt_instances],
-            bboxes=bboxes,
-            masks=masks.to(bboxes[0].device, non_blocking=True),
+        """Instances to tensors, and a warning where one of them is too long for this head."""
+        truth = collect_truth(
+            batch_gt_instances,
+            input_size=input_size,
+            mask_stride=self.criterion.loss_mask.mask_stride,
         )
+        self._check_lengths(truth.bboxes, input_size)
+        return truth
 
-    def _warn_of_size(self, bboxes: list[Tensor], input_size: tuple[int, int]) -> None:
-        """Say once that an object is longer than any box this head can predict."""
-        longest = 2 * (self.reg_max - 1) * self.strides[-1]
-        if self._warned_of_size or max(input_size) <= longest:
-            return  # no object can be, and the device need not be asked
-        boxes = torch.cat(bboxes)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        if (sides > longest).any():
-            self._warned_of_size = True
-            MMLogger.get_current_instance().warning(
-                f'Segment: an object is {sides.max():.0f} pixels long in the network input, but with '
-                f'reg_max={self.reg_max} no box is longer than {longest}: it will be cut. Raise reg_max or '
-                'shrink the input.'
-            )
+    def _one_to_many(self, outputs: SegmentOutputs) -> tuple[FlatOutputs, Tensor]:
+        """Flat outputs of the branches that have several positives for each object, and their priors."""
+        if self.one_to_one is not None:
+            outputs = first_levels(outputs, len(self.strides))
+        return flatten_outputs(outputs), self._priors(outputs)
+
+    def _scale_losses(self, losses: dict[str, Tensor], num_images: int) -> dict[str, Tensor]:
+        """Means or sums over the batch, see `loss_scale`."""
+        # DDP averages gradients over the ranks; the number of ranks makes that a sum again.
+        scale = num_images * get_world_size() if self.loss_scale == 'batch' else 1
+        return {name: loss * scale for name, loss in losses.items()}
 
     def _input_size(self, outputs: SegmentOutputs) -> tuple[int, int]:
         """(height, width) of the network input."""
@@ -252,58 +257,38 @@ class Segment(BaseDenseHead):
         outputs = SegmentOutputs(cls_scores, bbox_dists, mask_coeffs, prototypes)
         input_size = self._input_size(outputs)
         with torch.autocast(device_type=prototypes.device.type, enabled=False):
-            flat = flatten_outputs(outputs)
-            bboxes = decode_boxes(flat.box_dists, self._priors(outputs), self.reg_max)
-            scores = flat.cls_logits.sigmoid()
             return [
-                self._predict_image(
-                    scores[i],
-                    bboxes[i],
-                    coeffs=flat.coeffs[i],
-                    prototypes=flat.prototypes[i],
-                    frame=OutputFrame.from_meta(meta, input_size, rescale=rescale),
+                self.to_instances(
+                    detected, OutputFrame.from_meta(meta, input_size, rescale=rescale)
                 )
-                for i, meta in enumerate(batch_img_metas)
+                for detected, meta in zip(self.detect(outputs), batch_img_metas, strict=True)
             ]
 
-    def _predict_image(
+    def decode(self, outputs: SegmentOutputs) -> PriorPredictions:
+        """Probabilities and boxes of every prior; with `nms_free`, those of the one-to-one branches."""
+        outputs = last_levels(outputs, len(self.strides))
+        flat = flatten_outputs(outputs)
+        bboxes = decode_boxes(flat.box_dists, self._priors(outputs), self.reg_max)
+        return PriorPredictions(flat.cls_logits.sigmoid(), bboxes, flat.coeffs, flat.prototypes)
+
+    def detect(self, outputs: SegmentOutputs) -> Iterator[ImageDetections]:
+        """Boxes, classes and mask coefficients of each image in turn, before any mask is made."""
+        for scores, bboxes, coeffs, prototypes in zip(*self.decode(outputs), strict=True):
+            found = select_detections(scores, bboxes, self.test_settings)
+            # By prior, not by detection: a prior stands for several classes where multi_label is on.
+            yield ImageDetections(found, coeffs[:, found.prior].T, prototypes)
+
+    def to_instances(
         self,
-        scores: Tensor,
-        bboxes: Tensor,
-        *,
-        coeffs: Tensor,
-        prototypes: Tensor,
+        detected: ImageDetections,
         frame: OutputFrame,
+        correction: MaskCorrection | None = None,
     ) -> InstanceData:
-        """Scores (C, A), boxes (A, 4), coefficients (K, A), prototypes (K, h, w) of one image."""
-        settings = self.test_settings
-        found = select_detections(scores, bboxes, settings)
-        output_bboxes = frame.from_input(found.bboxes)
-        # By prior, not by detection: a prior stands for several classes where multi_label is on.
-        masks = ASSEMBLERS[settings.mask_format](
-            coeffs[:, found.prior].T,
-            prototypes,
-            output_bboxes,
-            frame=frame,
-            threshold=settings.mask_thr_binary,
-        )
+        """Detections of one image in its output frame, with masks; `correction` refines them."""
+        found = detected.found
         return InstanceData(
-            bboxes=output_bboxes, scores=found.scores, labels=found.labels, masks=masks
+            bboxes=frame.from_input(found.bboxes),
+            scores=found.scores,
+            labels=found.labels,
+            masks=assemble_masks(detected, frame, self.test_settings, correction),
         )
-
-
-def _check_priors(class_prior: float | None, box_prior: float | None, reg_max: int) -> None:
-    if class_prior is not None and not 0 < class_prior < 1:
-        raise ValueError(f'Segment: got class_prior={class_prior}, expected a number in (0, 1).')
-    # The middle of the bins is the largest mean that a falling distribution over them can have.
-    largest = (reg_max - 1) / 2
-    if box_prior is not None and not 0 < box_prior <= largest:
-        raise ValueError(
-            f'Segment: got box_prior={box_prior} cells, expected above 0 and at most {largest}, the middle of '
-            f'reg_max={reg_max}; None is that.'
-        )
-
-
-def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ValueError(f'Segment: got {name}={value!r}, expected one of {sorted(known)}.')

@@ -98,7 +98,7 @@ class DenseMaskLoss(MaskLoss):
 
     Args:
         loss_weight: factor of the term.
-        mask_stride: see `MaskLoss`; 4 is the prototypes' own. Smaller strides give finer outlines and cost
+        mask_stride: see `MaskLoss`; 4 is that of the published prototypes. Smaller strides give finer outlines and cost
             memory with the square.
         max_positives: see `MaskLoss`.
         max_chunk_values: see `MaskLoss`.

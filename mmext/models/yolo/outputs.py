@@ -43,6 +43,22 @@ class FlatOutputs(NamedTuple):
     prototypes: Tensor
 
 
+class PriorPredictions(NamedTuple):
+    """What every prior predicts, in float32.
+
+    Attributes:
+        scores: (B, C, A) probabilities.
+        bboxes: (B, A, 4) xyxy in pixels of the network input.
+        coeffs: (B, K, A).
+        prototypes: (B, K, H / 4, W / 4).
+    """
+
+    scores: Tensor
+    bboxes: Tensor
+    coeffs: Tensor
+    prototypes: Tensor
+
+
 def flatten_outputs(outputs: SegmentOutputs) -> FlatOutputs:
     """Join the levels; half precision becomes float32 here."""
     return FlatOutputs(

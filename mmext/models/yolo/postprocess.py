@@ -1,15 +1,24 @@
-"""From scores and boxes of every prior to the detections of an image.
+"""From scores and boxes of every prior to the detections of an image, and to their masks.
 
-Shape letters: A priors over all levels, C classes.
+Shape letters: A priors over all levels, C classes, K prototypes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmcv.ops import batched_nms
 from torch import Tensor
 
-MASK_FORMATS = ('bitmap', 'rle')
+from mmext.models.yolo.assembly import (
+    MaskCorrection,
+    OutputFrame,
+    assemble_bitmaps,
+    assemble_rles,
+)
+
+ASSEMBLERS: dict[str, Callable[..., Any]] = {'bitmap': assemble_bitmaps, 'rle': assemble_rles}
+MASK_FORMATS = tuple(ASSEMBLERS)
 
 
 @dataclass
@@ -19,11 +28,14 @@ class TestSettings:
     Attributes:
         score_thr: lowest class probability of a detection.
         nms_pre: candidates that enter the suppression, the highest scores first.
-        nms: config of `mmcv.ops.batched_nms`, class by class.
+        nms: config of `mmcv.ops.batched_nms`, class by class. None for no suppression: the `max_per_img` highest
+            scores are the detections, for a head that finds each object once.
         max_per_img: detections per image.
         multi_label: True lets a prior stand for each class above `score_thr` (what the published AP is measured
             with); False for its highest alone.
         mask_thr_binary: probability above which a pixel belongs to the object.
+        mask_box_expand: part of its sides by which a box is longer, about its centre, where it crops its mask: 0.1
+            keeps what a box a little too tight would cut off. Boxes come out as they are.
         mask_format: 'bitmap' for one boolean array, 'rle' for a list of COCO run lengths, which saves memory
             where many objects meet large images and is what `CocoMetric` stores anyway.
     """
@@ -32,10 +44,11 @@ class TestSettings:
 
     score_thr: float = 0.001
     nms_pre: int = 30000
-    nms: dict = field(default_factory=lambda: dict(type='nms', iou_threshold=0.7))
+    nms: dict | None = field(default_factory=lambda: dict(type='nms', iou_threshold=0.7))
     max_per_img: int = 300
     multi_label: bool = True
     mask_thr_binary: float = 0.5
+    mask_box_expand: float = 0.0
     mask_format: str = 'bitmap'
 
     @classmethod
@@ -43,7 +56,7 @@ class TestSettings:
         """Read a config; a key that is not known is an error, not a silence.
 
         Raises:
-            ValueError: unknown key or unknown mask format.
+            ValueError: unknown key, unknown mask format, boxes that shrink.
         """
         config = dict(config or {})
         known = [entry.name for entry in fields(cls)]
@@ -56,6 +69,10 @@ class TestSettings:
         if settings.mask_format not in MASK_FORMATS:
             raise ValueError(
                 f'test_cfg: got mask_format={settings.mask_format!r}, expected one of {MASK_FORMATS}.'
+            )
+        if settings.mask_box_expand < 0:
+            raise ValueError(
+                f'test_cfg: got mask_box_expand={settings.mask_box_expand}, expected 0 or more.'
             )
         return settings
 
@@ -76,8 +93,22 @@ class Detections(NamedTuple):
     prior: Tensor
 
 
+class ImageDetections(NamedTuple):
+    """Detections of one image and what their masks are made of.
+
+    Attributes:
+        found: n detections.
+        coeffs: (n, K) their mask coefficients.
+        prototypes: (K, h, w).
+    """
+
+    found: Detections
+    coeffs: Tensor
+    prototypes: Tensor
+
+
 def select_detections(scores: Tensor, bboxes: Tensor, settings: TestSettings) -> Detections:
-    """Threshold, keep the best `nms_pre`, suppress class by class, keep the best `max_per_img`.
+    """Threshold, keep the best `nms_pre`, suppress class by class unless `nms` is None, keep the best `max_per_img`.
 
     Args:
         scores: (C, A) probabilities of one image.
@@ -91,11 +122,12 @@ def select_detections(scores: Tensor, bboxes: Tensor, settings: TestSettings) ->
         best, best_label = scores.max(dim=0)
         prior = (best > settings.score_thr).nonzero()[:, 0]
         labels, confidence = best_label[prior], best[prior]
-    if len(confidence) > settings.nms_pre:
-        confidence, kept = confidence.topk(settings.nms_pre)
+    limit = settings.max_per_img if settings.nms is None else settings.nms_pre
+    if settings.nms is None or len(confidence) > limit:
+        confidence, kept = confidence.topk(min(limit, len(confidence)))
         labels, prior = labels[kept], prior[kept]
 
-    if len(confidence) > 0:
+    if settings.nms is not None and len(confidence) > 0:
         candidates = bboxes[prior]
         # batched_nms moves the classes apart by the largest coordinate, which holds for none below zero.
         dets, kept = batched_nms(candidates - candidates.min(), confidence, labels, settings.nms)
@@ -103,3 +135,30 @@ def select_detections(scores: Tensor, bboxes: Tensor, settings: TestSettings) ->
         # Soft suppression lowers scores: they come from the suppression, not from the head.
         labels, prior, confidence = labels[kept], prior[kept], dets[: len(kept), -1]
     return Detections(bboxes[prior], confidence, labels, prior)
+
+
+def assemble_masks(
+    detected: ImageDetections,
+    frame: OutputFrame,
+    settings: TestSettings,
+    correction: MaskCorrection | None = None,
+) -> Any:
+    """Masks of the detections of one image.
+
+    Args:
+        detected: the detections.
+        frame: where the output lies in the network input.
+        settings: see `TestSettings`; format, threshold and expansion of the boxes count.
+        correction: what refines the masks.
+
+    Returns:
+        (n, height, width) bool or, by `mask_format`, n COCO run lengths.
+    """
+    return ASSEMBLERS[settings.mask_format](
+        detected.coeffs,
+        detected.prototypes,
+        frame.from_input(detected.found.bboxes, settings.mask_box_expand),
+        frame=frame,
+        threshold=settings.mask_thr_binary,
+        correction=correction,
+    )

@@ -60,17 +60,22 @@ def pool_masks(masks: np.ndarray, stride: int) -> Tensor:
     Returns:
         (N, H / stride, W / stride) uint8 in {0, 1} on the CPU.
     """
-    assert 1 <= stride <= 15, 'block sums must fit in uint8'
     full = torch.from_numpy(np.ascontiguousarray(masks))
     if stride == 1:
         return full
-    rows = full[:, ::stride].clone()
+    return (2 * block_sums(full, stride).int() >= stride**2).to(torch.uint8)
+
+
+def block_sums(masks: Tensor, stride: int) -> Tensor:
+    """Set pixels of each stride x stride block of masks (N, H, W) uint8 in {0, 1}: uint8, on their device."""
+    assert 1 <= stride <= 15, 'block sums must fit in uint8'
+    rows = masks[:, ::stride].clone()
     for offset in range(1, stride):
-        rows += full[:, offset::stride]
+        rows += masks[:, offset::stride]
     blocks = rows[..., ::stride].clone()
     for offset in range(1, stride):
         blocks += rows[..., offset::stride]
-    return (2 * blocks.int() >= stride**2).to(torch.uint8)
+    return blocks
 
 
 def best_positives(image: Tensor, gt: Tensor, quality: Tensor, limit: int) -> Tensor:
@@ -89,6 +94,24 @@ def best_positives(image: Tensor, gt: Tensor, quality: Tensor, limit: int) -> Te
         return torch.zeros_like(image, dtype=torch.bool)
     is_best = rank_within_group(gt, quality) == 0
     return is_best | (rank_within_group(image, quality + is_best) < limit)
+
+
+def draw_positives(image: Tensor, gt: Tensor, limit: int) -> Tensor:
+    """Draw at most `limit` positives of each image at random: no ground truth has two before each has one.
+
+    Args:
+        image: (N,) int64 image of each positive.
+        gt: (N,) int64 ground truth of each positive, numbered through the batch.
+        limit: positives per image.
+
+    Returns:
+        (N,) bool.
+    """
+    chance = torch.rand(len(gt), device=gt.device)
+    turn = rank_within_group(
+        gt, chance
+    )  # 0 for one positive of every ground truth, 1 for its next, ...
+    return rank_within_group(image, chance - turn) < limit
 
 
 def rank_within_group(group: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checks of the arguments that several transforms share."""
+"""Checks of the arguments that transforms and samplers share."""
 
 
 def checked_size(size: tuple[int, int], name: str) -> tuple[int, int]:
@@ -15,8 +15,8 @@ def checked_range(bounds: tuple[float, float], name: str) -> tuple[float, float]
     return float(bounds[0]), float(bounds[1])
 
 
-def checked_probability(prob: float) -> float:
-    """Return prob, or raise ValueError if it lies outside [0, 1]."""
-    if not 0 <= prob <= 1:
-        raise ValueError(f'got prob={prob}; expected a probability in [0, 1]')
-    return prob
+def checked_fraction(value: float, name: str) -> float:
+    """Return a probability or share, or raise ValueError if it lies outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f'got {name}={value}; expected a number in [0, 1]')
+    return value

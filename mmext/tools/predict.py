@@ -1,0 +1,240 @@
+"""Finds objects in photos: pictures, COCO results and timings. `python -m mmext.tools.predict CONFIG CHECKPOINT INPUTS...`
+
+    predict CONFIG CHECKPOINT photos/ --out found                       # pictures and found/results.json
+    predict CONFIG CHECKPOINT 'big/*.png' --tile 640 --overlap 0.2 --whole
+
+Exit code 0 if every photo was predicted, else 2: photos that cannot be read are passed over and listed at the end.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from tqdm import tqdm
+
+from mmext.apis import InstanceInferencer, Prediction, Tiling
+from mmext.apis.image_inputs import find_images, relative_names
+from mmext.apis.model import read_config
+from mmext.apis.timing import Seconds
+from mmext.engine.dist import set_device
+from mmext.evaluation.coco_results import class_name, coco_images, coco_results
+from mmext.tools.command import (
+    add_traceback_argument,
+    check_checkpoint,
+    error_message,
+    run_command,
+)
+from mmext.visualization.instances import class_colors, draw_instances
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog='predict',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'inputs', nargs='+', metavar='INPUT', help="image, folder or pattern such as 'a/**/*.png'"
+    )
+    parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='default: OUT/results.json')
+    parser.add_argument('--no-pictures', action='store_true', help='write the results only')
+    parser.add_argument('--score-thr', type=float, default=0.25, help='lowest score of an object')
+    parser.add_argument('--batch-size', type=int, default=1, help='photos, or tiles, at a time')
+    parser.add_argument(
+        '--tile', type=int, metavar='PX', help='cut photos into tiles of this side; default: do not'
+    )
+    parser.add_argument('--overlap', type=float, help='of neighbouring tiles (default: 0.2)')
+    parser.add_argument(
+        '--whole', action='store_true', help='the whole photo beside its tiles, for large objects'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of config'
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
+    )
+    add_traceback_argument(parser)
+    return parser.parse_args(argv)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Predicts as the command line says.
+
+    Raises:
+        ValueError: a wrong argument, before anything is predicted; photos that could not be read, at the end.
+        FileNotFoundError: the config or the checkpoint does not exist.
+    """
+    tiling = make_tiling(args)
+    photos = find_images(args.inputs)
+    names = dict(zip(map(str, photos), relative_names(photos), strict=True))
+    if not args.no_pictures:
+        check_folder(args.out, photos)
+    inferencer = make_inferencer(args, tiling)
+    meta = inferencer.dataset_meta
+    run = PredictionRun(tuple(meta.get('classes', ())))
+
+    # Bad photos are counted by the bar too, which is why it follows the ids.
+    with tqdm(total=len(photos), unit='photo', disable=not sys.stderr.isatty()) as bar:
+        for prediction in inferencer(photos, on_error=run.fail):
+            name = names[prediction.sample.img_path]
+            run.add(prediction, name)
+            if not args.no_pictures:
+                write_picture(prediction, args.out / name, run.classes, meta.get('palette'))
+            bar.update(prediction.sample.img_id + 1 - bar.n)
+    print(run.table())
+    for path in run.write(args.json or args.out / 'results.json'):
+        print(f'written: {path}')
+    if not args.no_pictures:
+        print(f'pictures: {args.out}')
+    if run.failures:
+        raise ValueError(
+            f'{len(run.failures)} of {len(photos)} photos could not be predicted:\n  '
+            + '\n  '.join(run.failures)
+        )
+
+
+def make_tiling(args: argparse.Namespace) -> Tiling | None:
+    """The tiling that the command line asks for.
+
+    Raises:
+        ValueError: a number outside its range, or an option without effect.
+    """
+    if args.tile is None:
+        if args.whole or args.overlap is not None:
+            raise ValueError('--overlap and --whole need --tile, the side of a tile in pixels')
+        return None
+    return Tiling(args.tile, 0.2 if args.overlap is None else args.overlap, args.whole)
+
+
+def check_folder(out: Path, photos: Sequence[Path]) -> None:
+    """Refuses a folder whose pictures would be taken for photos, or written over them.
+
+    Raises:
+        ValueError: photos lie in the folder, or the folder among the photos.
+    """
+    folder = out.resolve()
+    for photo in photos:
+        parent = photo.resolve().parent
+        if parent.is_relative_to(folder):
+            raise ValueError(
+                f'--out {out} holds the photo {photo}: a picture could overwrite it. Choose another folder.'
+            )
+
+
+def make_inferencer(args: argparse.Namespace, tiling: Tiling | None) -> InstanceInferencer:
+    """The model of the command line, on its device."""
+    if args.device:
+        set_device(args.device)
+    cfg = read_config(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    check_checkpoint(args.checkpoint)
+    return InstanceInferencer(
+        cfg,
+        args.checkpoint,
+        get_device(),
+        score_thr=args.score_thr,
+        batch_size=args.batch_size,
+        tiling=tiling,
+    )
+
+
+class PredictionRun:
+    """What a run has found so far.
+
+    Args:
+        classes: names by label; empty where nobody knows them.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        self.images: list[dict] = []
+        self.results: list[dict] = []
+        self.seconds: list[Seconds] = []
+        self.failures: list[str] = []
+
+    def add(self, prediction: Prediction, name: str) -> None:
+        """Take the objects and the time of one photo."""
+        sample = prediction.sample
+        height, width = sample.ori_shape
+        image = dict(id=sample.img_id + 1, file_name=name, height=height, width=width)
+        self.images.append(image)
+        self.results += coco_results(sample.pred_instances, image['id'], name, self.classes)
+        self.seconds.append(prediction.seconds)
+
+    def fail(self, path: Path | None, error: Exception) -> None:
+        """Take a photo that cannot be read."""
+        text = error_message(error)
+        self.failures.append(text if str(path) in text else f'{path}: {text}')
+
+    def write(self, path: Path) -> tuple[Path, Path]:
+        """Write the results, and beside them the COCO file they refer to; returns both."""
+        images = path.with_suffix('.images.json')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.results), encoding='utf-8')
+        content = coco_images(self.images, self.results, self.classes)
+        images.write_text(json.dumps(content), encoding='utf-8')
+        return path, images
+
+    def table(self) -> str:
+        """Photos, objects of each class, and seconds for a photo."""
+        counts = Counter(entry['category_name'] for entry in self.results)
+        names = list(self.classes) or sorted(counts)
+        lines = [f'{"photos":24} {len(self.images):8}', f'{"objects":24} {len(self.results):8}']
+        lines += [f'  {name:22} {counts[name]:8}' for name in names]
+        if self.seconds:
+            # The first photo pays for memory and caches that later ones reuse; P50 does not see it.
+            times = np.array([[*own, sum(own)] for own in self.seconds])
+            lines.append(f'{"seconds a photo":24} {"P50":>8} {"P95":>8}')
+            for name, column in zip((*Seconds._fields, 'total'), times.T, strict=True):
+                half, most = np.percentile(column, (50, 95))
+                lines.append(f'  {name:22} {half:8.4f} {most:8.4f}')
+        return '\n'.join(lines)
+
+
+def write_picture(
+    prediction: Prediction, path: Path, classes: Sequence[str], palette: Sequence | str | None
+) -> None:
+    """Draw what was found over the photo.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    found = prediction.sample.pred_instances
+    labels = found.labels.tolist()
+    names = [
+        f'{class_name(classes, label)} {score:.2f}'
+        for label, score in zip(labels, found.scores.tolist(), strict=True)
+    ]
+    # Palettes are RGB, the photo is BGR.
+    colors = [color[::-1] for color in class_colors(palette, max(labels, default=0) + 1)]
+    drawn = draw_instances(
+        prediction.image,
+        found.bboxes.numpy(),
+        names=names,
+        colors=[colors[label] for label in labels],
+        masks=found.get('masks'),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), drawn):
+        raise OSError(f'cannot write the picture {path}')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(predict, parse_args(argv))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

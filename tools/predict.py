@@ -1,0 +1,8 @@
+"""Finds objects in photos; the same as `python -m mmext.tools.predict`."""
+
+import sys
+
+from mmext.tools.predict import main
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -22,7 +22,7 @@ def named_weight(name: str, shape: Sequence[int]) -> Tensor:
         return torch.tensor(0)
     if leaf == 'running_var':
         return 1 + 0.2 * named_array(name, shape).abs()
-    if leaf in ('running_mean', 'bias'):
+    if leaf == 'running_mean' or leaf.endswith('bias'):  # `in_proj_bias` too
         return named_array(name, shape, 0.1)
     if len(shape) <= 1:
         return 1 + named_array(name, shape, 0.1)

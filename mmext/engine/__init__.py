@@ -12,6 +12,7 @@ from .hooks import (
     YOLOWarmupHook,
 )
 from .optim import CPUAmpOptimWrapper, YOLOOptimWrapperConstructor
+from .schedulers import FlatCosineLR
 
 __all__ = [
     'AverageBuffersHook',
@@ -19,6 +20,7 @@ __all__ = [
     'ChannelsLastHook',
     'CheckpointReportHook',
     'CloseMosaicHook',
+    'FlatCosineLR',
     'PreflightHook',
     'ProgressBarHook',
     'ReproducibleHook',

@@ -1,5 +1,5 @@
 """models of mmext."""
 
-from mmext.models import backbones, common, yolo
+from mmext.models import backbones, common, deim, yolo
 
-__all__ = ['backbones', 'common', 'yolo']
+__all__ = ['backbones', 'common', 'deim', 'yolo']

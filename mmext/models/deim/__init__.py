@@ -1,0 +1,16 @@
+"""DEIMv2, a real-time detector with queries (https://arxiv.org/abs/2509.20787)."""
+
+from mmext.models.deim.criterion import DEIMCriterion
+from mmext.models.deim.decoder import DEIMTransformer
+from mmext.models.deim.hybrid_encoder import HybridEncoder
+from mmext.models.deim.lite_encoder import LiteEncoder
+from mmext.models.deim.matcher import DEIMMatcher, DEIMUnionMatcher
+
+__all__ = [
+    'DEIMCriterion',
+    'DEIMMatcher',
+    'DEIMTransformer',
+    'DEIMUnionMatcher',
+    'HybridEncoder',
+    'LiteEncoder',
+]

@@ -1,0 +1,72 @@
+"""Backbones, encoders and decoders of every DEIMv2 size, built from the table, and weights by published names."""
+
+import torch
+from torch import nn
+
+from mmext.models.deim.variants import NUM_COCO_CLASSES, VARIANTS, Variant
+from mmext.registry import MODELS
+from tests.reference_numbers import named_weight
+
+# Entries that keep their initial values in the reference as well.
+COMPUTED = ('periods', 'bias_mask', 'up', 'reg_scale')
+
+
+def backbone_config(variant: Variant) -> dict:
+    if variant.backbone == 'dinov3_sta':
+        return dict(
+            type='mmext.DINOv3STA',
+            arch=variant.arch,
+            sta_channels=variant.sta_channels,
+            out_channels=variant.encoder_channels,
+        )
+    num_maps = len(variant.backbone_channels)
+    first = {8: 1, 16: 2}[variant.strides[0]]
+    frozen = dict(frozen_stages=0, freeze_norm=True) if variant is VARIANTS['hgx'] else {}
+    indices = tuple(range(first, first + num_maps))
+    return dict(type='mmext.HGNetv2', arch=variant.arch, out_indices=indices, **frozen)
+
+
+def encoder_config(variant: Variant) -> dict:
+    config = dict(
+        in_channels=variant.backbone_channels,
+        out_channels=variant.encoder_channels,
+        block=variant.block,
+        csp_channels=variant.csp_channels,
+        num_csp_blocks=variant.num_csp_blocks,
+    )
+    if variant.encoder == 'lite':
+        return dict(type='mmext.LiteEncoder', **config)
+    return dict(type='mmext.HybridEncoder', ffn_channels=variant.encoder_ffn_channels, **config)
+
+
+def decoder_config(variant: Variant) -> dict:
+    return dict(
+        type='mmext.DEIMTransformer',
+        num_classes=NUM_COCO_CLASSES,
+        in_channels=[variant.encoder_channels] * len(variant.num_points),
+        embed_dims=variant.decoder_channels,
+        num_queries=variant.num_queries,
+        num_layers=variant.num_decoder_layers,
+        feedforward_channels=variant.decoder_ffn_channels,
+        num_points=variant.num_points,
+        gated=variant.gated,
+        shares_bbox_head=variant.shares_bbox_head,
+        reg_scale=variant.reg_scale,
+    )
+
+
+def build_backbone(name: str) -> nn.Module:
+    return MODELS.build(backbone_config(VARIANTS[name]))
+
+
+def build_encoder(name: str) -> nn.Module:
+    return MODELS.build(encoder_config(VARIANTS[name]))
+
+
+@torch.no_grad()
+def fill_by_name(module: nn.Module, prefix: str) -> nn.Module:
+    """Weights from their published names, which are ours behind `prefix`; in eval mode."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not name.endswith(COMPUTED):
+            tensor.copy_(named_weight(f'{prefix}{name}', tensor.shape))
+    return module.eval()

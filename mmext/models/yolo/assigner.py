@@ -12,6 +12,9 @@ from torch import Tensor
 from mmext.registry import TASK_UTILS
 from mmext.structures.boxes import complete_iou
 
+# Stands for the overlap with a ground truth that the prior does not lie in: below every real one.
+OUTSIDE = -1.0
+
 
 class PaddedTruth(NamedTuple):
     """Ground truth of a batch, padded to one length.
@@ -111,7 +114,7 @@ class BatchTALAssigner:
         num_claims = scores.new_zeros(batch, num_priors, dtype=torch.long)
         claimant = torch.full_like(num_claims, -1)
         # Below every overlap: a truth that the prior does not lie in never wins, even where nothing overlaps.
-        best_overlap = scores.new_full((batch, num_priors), -1.0)
+        best_overlap = scores.new_full((batch, num_priors), OUTSIDE)
         best_gt = torch.zeros_like(num_claims)
 
         num_truths = truth.labels.shape[1]
@@ -131,23 +134,31 @@ class BatchTALAssigner:
         self, scores: Tensor, bboxes: Tensor, priors: Tensor, truth: PaddedTruth
     ) -> tuple[Tensor, Tensor]:
         """Candidates of each ground truth (B, G, A) bool and overlaps (B, G, A), -1 for priors outside."""
+        rank_value, overlap = self._rank(scores, bboxes, priors, truth)
+        chosen = rank_value.topk(min(self.topk, len(priors)), dim=-1).indices
+        claims = torch.zeros_like(overlap, dtype=torch.bool).scatter_(-1, chosen, True)
+        return claims & (overlap != OUTSIDE), overlap
+
+    def _rank(
+        self, scores: Tensor, bboxes: Tensor, priors: Tensor, truth: PaddedTruth
+    ) -> tuple[Tensor, Tensor]:
+        """What candidates are chosen by, and overlaps, -1 for priors outside; both (B, G, A).
+
+        The value is the alignment; where that is 0, minus the squared distance to the centre; -inf outside.
+        """
         inside = self._inside(priors, truth)
         # Few priors lie inside a box: the arithmetic runs on those pairs alone.
         image, gt, prior = inside.nonzero(as_tuple=True)
         pair_overlap = complete_iou(bboxes[image, prior], truth.bboxes[image, gt]).clamp(min=0)
-        pair_score = scores[image, truth.labels[image, gt], prior]
-        overlap = scores.new_full(inside.shape, -1.0)
+        alignment = self._alignment(scores[image, truth.labels[image, gt], prior], pair_overlap)
+        overlap = scores.new_full(inside.shape, OUTSIDE)
         overlap[image, gt, prior] = pair_overlap
-        alignment = self._alignment(pair_score, pair_overlap)
         # Ranked below every alignment, and never equal to each other by accident: minus squared distances.
         centre = (truth.bboxes[image, gt, :2] + truth.bboxes[image, gt, 2:]) / 2
         nearness = -(priors[prior] - centre).square().sum(dim=-1)
         rank_value = scores.new_full(inside.shape, -torch.inf)
         rank_value[image, gt, prior] = torch.where(alignment > 0, alignment, nearness)
-
-        chosen = rank_value.topk(min(self.topk, len(priors)), dim=-1).indices
-        claims = torch.zeros_like(inside).scatter_(-1, chosen, True)
-        return claims & inside, overlap
+        return rank_value, overlap
 
     def _inside(self, priors: Tensor, truth: PaddedTruth) -> Tensor:
         """Which priors (A, 2) lie strictly inside which ground truth: (B, G, A) bool."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mmext.models.yolo.assigner import BatchTALAssigner, PaddedTruth
-from mmext.structures.boxes import complete_iou
 
 
 class OneToOneAssigner(BatchTALAssigner):
@@ -80,23 +79,11 @@ class OneToOneAssigner(BatchTALAssigner):
                 bboxes,
                 priors,
                 PaddedTruth(*(field[:, start : start + block] for field in truth)),
-            ).topk(num_candidates, dim=-1)
+            )[0].topk(num_candidates, dim=-1)
             for start in range(0, num_truths, block)
         ]
         rank_value, candidates = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         return pair_greedily(rank_value, candidates, num_priors)
-
-    def _rank(self, scores: Tensor, bboxes: Tensor, priors: Tensor, truth: PaddedTruth) -> Tensor:
-        """Alignment (B, G, A); of alignments of 0, minus the squared distance to the centre; -inf outside."""
-        inside = self._inside(priors, truth)
-        image, gt, prior = inside.nonzero(as_tuple=True)
-        overlap = complete_iou(bboxes[image, prior], truth.bboxes[image, gt]).clamp(min=0)
-        alignment = self._alignment(scores[image, truth.labels[image, gt], prior], overlap)
-        centre = (truth.bboxes[image, gt, :2] + truth.bboxes[image, gt, 2:]) / 2
-        nearness = -(priors[prior] - centre).square().sum(dim=-1)
-        rank_value = scores.new_full(inside.shape, -torch.inf)
-        rank_value[image, gt, prior] = torch.where(alignment > 0, alignment, nearness)
-        return rank_value
 
 
 def pair_greedily(rank_value: Tensor, candidates: Tensor, num_priors: int) -> Tensor:

@@ -7,7 +7,7 @@ Data: `tools/convert_dataset.py magnetic_tile RAW data/magnetic_tile` (268 train
 
 The recipe is that of `segment_v8n_1xb16-20e_magnetic-tile.py`, with a query decoder next to the head, at a lower rate than the
 convolutions. Half the published decoder's width and queries: a crop of 256 px holds few objects. For another way to read the
-same weights: `--cfg-options model.test_cfg.mode=matched`.
+same weights: `--cfg-options model.test_cfg.mode=seeded`.
 """
 
 _base_ = ['../_base_/datasets/magnetic_tile.py', '../_base_/runtime/default.py']
@@ -71,11 +71,13 @@ model = dict(
             type='mmext.QueryMaskDecoder',
             embed_dims=128,
             num_heads=8,
-            num_queries=50,
+            num_queries=0,
             # Each level (strides 32, 16, 8) is seen twice.
             num_layers=6,
             feedforward_channels=512,
         ),
+        # Queries start from detections, so that whose object is whose is known from the first step.
+        num_seeds=50,
         # A fifth of the published 12544 points: these masks have 64 x 64 pixels, not 256 x 256.
         criterion=dict(type='mmext.QueryCriterion', num_points=2560),
     ),
@@ -92,7 +94,8 @@ model = dict(
         )
     ),
     test_cfg=dict(
-        mode='queries',
+        # Queries need longer than prototypes: where a query does not agree with a detection, its prototypes make the mask.
+        mode='matched',
         score_thr=0.001,
         nms_pre=30000,
         nms=dict(type='nms', iou_threshold=0.6),
@@ -119,7 +122,6 @@ optim_wrapper = dict(
         custom_keys={
             'bbox_head.decoder': dict(lr_mult=0.2),
             # Embeddings, which must not decay although they are matrices.
-            'bbox_head.decoder.queries': dict(lr_mult=0.2, decay_mult=0.0),
             'bbox_head.decoder.level_embed': dict(lr_mult=0.2, decay_mult=0.0),
         }
     ),

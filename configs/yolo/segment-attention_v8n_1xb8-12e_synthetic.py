@@ -71,11 +71,13 @@ model = dict(
             type='mmext.QueryMaskDecoder',
             embed_dims=128,
             num_heads=8,
-            num_queries=50,
+            num_queries=0,
             # Each level (strides 32, 16, 8) is seen twice.
             num_layers=6,
             feedforward_channels=512,
         ),
+        # Queries start from detections, so that whose object is whose is known from the first step.
+        num_seeds=50,
         # A fifth of the published 12544 points: these masks have 64 x 64 pixels, not 256 x 256.
         criterion=dict(type='mmext.QueryCriterion', num_points=2560),
     ),
@@ -92,7 +94,8 @@ model = dict(
         )
     ),
     test_cfg=dict(
-        mode='queries',
+        # Queries need longer than prototypes: where a query does not agree with a detection, its prototypes make the mask.
+        mode='matched',
         score_thr=0.001,
         nms_pre=30000,
         nms=dict(type='nms', iou_threshold=0.6),
@@ -119,7 +122,6 @@ optim_wrapper = dict(
         custom_keys={
             'bbox_head.decoder': dict(lr_mult=0.25),
             # Embeddings, which must not decay although they are matrices.
-            'bbox_head.decoder.queries': dict(lr_mult=0.25, decay_mult=0.0),
             'bbox_head.decoder.level_embed': dict(lr_mult=0.25, decay_mult=0.0),
         }
     ),

@@ -2,6 +2,8 @@
 so that every test can `from tests.tiny import ...`, however pytest is started."""
 
 import gc
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +19,14 @@ def pytest_collection_finish() -> None:
     """From here on garbage is looked for among the objects of the tests alone."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers() -> Iterator[None]:
+    """A logger of mmengine writes to the standard error of the test that made it, which is closed behind that test."""
+    yield
+    if 'mmengine.logging' in sys.modules:
+        sys.modules['mmengine.logging'].MMLogger._instance_dict.clear()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -76,7 +76,7 @@ class BatchTALAssigner:
         min_gt_side: float = 16.0,
         eps: float = 1e-9,
         min_quality: float = 0.0,
-        max_block_pairs: int = 2**21,
+        max_block_pairs: int = 2**20,
     ) -> None:
         if topk < 1:
             raise ValueError(f'BatchTALAssigner: got topk={topk}, expected at least 1.')

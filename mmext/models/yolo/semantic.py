@@ -94,5 +94,6 @@ def semantic_targets(
     coverage = block_sums(masks, stride) / stride**2
     image = torch.repeat_interleave(torch.tensor([len(own) for own in labels])).to(masks.device)
     target = coverage.new_zeros(len(labels) * num_classes, *size)
-    target.index_reduce_(0, image * num_classes + torch.cat(list(labels)), coverage, 'amax')
+    place = image * num_classes + torch.cat(list(labels))
+    target.scatter_reduce_(0, place[:, None, None].expand_as(coverage), coverage, 'amax')
     return target.unflatten(0, (len(labels), num_classes))

@@ -300,7 +300,7 @@ def test_loss__scale_holds_for_all(loss_scale: str) -> None:
     losses = head.loss_by_feat(*outputs, truth(2, 1), [{}] * 2)
     target = semantic_targets(
         [torch.tensor([0, 1]), torch.tensor([0])],
-        head._collect_truth(truth(2, 1), INPUT).masks,
+        head.collect_truth(truth(2, 1), INPUT).masks,
         num_classes=3,
         size=(8, 12),
     )

@@ -152,7 +152,7 @@ def test_loss__is_the_criterion_with_one_prior_for_each_object() -> None:
     found = head.loss_by_feat(*outputs, gt, [{}] * 2)
     own = last_levels(outputs, 3)
     criterion = head.criterion.with_assigner(BatchTALAssigner(topk=1))
-    expected = criterion(flatten_outputs(own), head._priors(own), head._collect_truth(gt, INPUT))
+    expected = criterion(flatten_outputs(own), head._priors(own), head.collect_truth(gt, INPUT))
     for name, loss in expected.items():
         assert found[name.replace('loss', 'loss_o2o')].item() == pytest.approx(loss.item())
     assert found['loss_o2o_cls'].item() != pytest.approx(found['loss_cls'].item())
@@ -164,7 +164,7 @@ def test_loss__every_object_has_one_positive() -> None:
     gt = [instances(bboxes, [0, 0, 1, 2, 1], *size), *truth(2)]
     outputs = last_levels(head(features(*size)), 3)
     positives = head.one_to_one.criterion.match(
-        flatten_outputs(outputs), head._priors(outputs), head._collect_truth(gt, size)
+        flatten_outputs(outputs), head._priors(outputs), head.collect_truth(gt, size)
     )
     assert sorted(positives.gt.tolist()) == list(range(7))
     assert len(set(zip(positives.image.tolist(), positives.prior.tolist(), strict=True))) == 7

@@ -146,7 +146,7 @@ def test_loss__scale(
     monkeypatch.setattr(head_module, 'get_world_size', lambda: world_size)
     outputs, gt = head(features(*INPUT)), truth(2, 1)
     flat = head_module.flatten_outputs(outputs)
-    unscaled = head.criterion(flat, head._priors(outputs), head._collect_truth(gt, INPUT))
+    unscaled = head.criterion(flat, head._priors(outputs), head.collect_truth(gt, INPUT))
     scaled = head.loss_by_feat(*outputs, gt, [{}] * 2)
     for name, loss in scaled.items():
         assert loss.item() == pytest.approx(factor * unscaled[name].item(), rel=1e-5)

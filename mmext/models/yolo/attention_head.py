@@ -27,7 +27,6 @@ from mmext.models.yolo.query_seeds import (
     seed_training,
     select_seeds,
 )
-from mmext.models.yolo.truth import collect_truth
 from mmext.registry import MODELS
 
 
@@ -210,12 +209,8 @@ class SegmentAttention(BaseDenseHead):
             The losses of `det`, and `loss_q_cls`, `loss_q_mask`, `loss_q_dice` of the queries after the last layer,
             with the prefix `d{i}.` of those before layer i. Scalars in float32.
         """
-        losses = self.det.loss_by_feat(*det, batch_gt_instances, batch_img_metas)
-        truth = collect_truth(
-            batch_gt_instances,
-            input_size=self._input_size(det.cls_scores),
-            mask_stride=self.det.criterion.loss_mask.mask_stride,
-        )
+        truth = self.det.collect_truth(batch_gt_instances, self._input_size(det.cls_scores))
+        losses = self.det.losses(det, truth)
         query_losses = self.criterion(
             queries,
             truth.labels,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmext.models.common.layers import ACT_CFG, NORM_CFG
 from mmext.models.yolo.assembly import MaskCorrection, OutputFrame
-from mmext.models.yolo.criterion import mask_positives
+from mmext.models.yolo.criterion import GroundTruth, mask_positives
 from mmext.models.yolo.head import Segment
 from mmext.models.yolo.outputs import SegmentOutputs
 from mmext.models.yolo.postprocess import ImageDetections
@@ -121,9 +121,16 @@ class SegmentEnhanced(Segment):
             The losses of `Segment`; `loss_refine` with a refiner, `loss_sem` with `semantic` among the extras.
         """
         outputs = SegmentOutputs(cls_scores, bbox_dists, mask_coeffs, prototypes)
+        truth = self.collect_truth(batch_gt_instances, self._input_size(outputs))
+        return self.losses(EnhancedOutputs(*outputs, extras), truth)
+
+    def losses(  # type: ignore[override]
+        self, enhanced: EnhancedOutputs, truth: GroundTruth
+    ) -> dict[str, Tensor]:
+        """`loss_by_feat` of ground truth that is collected already."""
+        outputs, extras = SegmentOutputs(*enhanced[:-1]), enhanced.extras
         input_size = self._input_size(outputs)
-        truth = self._collect_truth(batch_gt_instances, input_size)
-        with torch.autocast(device_type=prototypes.device.type, enabled=False):
+        with torch.autocast(device_type=outputs.prototypes.device.type, enabled=False):
             flat, priors = self._one_to_many(outputs)
             positives = self.criterion.match(flat, priors, truth)
             losses = self.criterion.losses(flat, priors, truth, positives)
@@ -149,7 +156,7 @@ class SegmentEnhanced(Segment):
                 losses['loss_sem'] = self.loss_sem(logits, target)
             if self.one_to_one is not None:
                 losses |= self.one_to_one.losses(outputs, priors, truth)
-        return self._scale_losses(losses, len(batch_gt_instances))
+        return self._scale_losses(losses, len(truth.labels))
 
     def predict_by_feat(  # type: ignore[override]
         self,

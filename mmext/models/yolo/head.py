@@ -188,16 +188,21 @@ class Segment(BaseDenseHead):
             and so on, of the one-to-one branches.
         """
         outputs = SegmentOutputs(cls_scores, bbox_dists, mask_coeffs, prototypes)
-        truth = self._collect_truth(batch_gt_instances, self._input_size(outputs))
+        return self.losses(
+            outputs, self.collect_truth(batch_gt_instances, self._input_size(outputs))
+        )
+
+    def losses(self, outputs: SegmentOutputs, truth: GroundTruth) -> dict[str, Tensor]:
+        """`loss_by_feat` of ground truth that is collected already."""
         # Powers of overlaps and sums over thousands of priors need float32, autocast or not.
-        with torch.autocast(device_type=prototypes.device.type, enabled=False):
+        with torch.autocast(device_type=outputs.prototypes.device.type, enabled=False):
             flat, priors = self._one_to_many(outputs)
             losses = self.criterion(flat, priors, truth)
             if self.one_to_one is not None:
                 losses |= self.one_to_one.losses(outputs, priors, truth)
-        return self._scale_losses(losses, len(batch_gt_instances))
+        return self._scale_losses(losses, len(truth.labels))
 
-    def _collect_truth(
+    def collect_truth(
         self, batch_gt_instances: Sequence[InstanceData], input_size: tuple[int, int]
     ) -> GroundTruth:
         """Instances to tensors, and a warning where one of them is too long for this head."""

@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-# Installed again whenever the requirements change.
+# Installed again whenever the requirements change, or the files that are copied and not linked.
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all check format clean
@@ -27,7 +27,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(READY): setup.py mmext/_stack.py
+$(READY): setup.py mmext/_stack.py startup/_mmext_startup.pth startup/_mmext_startup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first: a later package that asks for any torch would fetch gigabytes of CUDA libraries.

@@ -11,6 +11,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 # mmengine looks for `mmext::...` configs below `.mim` in the installed package.
 MIM = ('configs', 'tools', 'model-index.yml')
+# What Python runs at its start, so that mmext is there before scripts of others need it.
+STARTUP = ('_mmext_startup.pth', '_mmext_startup.py')
 
 # Both files import nothing but the standard library, so they can run before anything is installed.
 VERSION = runpy.run_path(str(ROOT / 'mmext' / 'version.py'))['__version__']
@@ -24,11 +26,16 @@ ONEDL = [*map(str, GUARD['STACK']), GUARD['OPENCV']]
 DEV = ['pytest>=8', 'pytest-xdist>=3.6,<4', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5', 'scikit-image']
 
 
-class BuildWithMim(build_py):
-    """Adds `mmext/.mim`: copies in a wheel, links in an editable checkout, so that edits there show at once."""
+class BuildPackage(build_py):
+    """Adds what packages of OpenMMLab have in `.mim`, and what Python runs at its start."""
 
     def run(self) -> None:
         super().run()
+        self.add_mim()
+        self.add_startup()
+
+    def add_mim(self) -> None:
+        """Adds `mmext/.mim`: copies in a wheel, links in an editable checkout, so that edits there show at once."""
         package = ROOT if self.editable_mode else Path(self.build_lib)
         folder = package / 'mmext' / '.mim'
         shutil.rmtree(folder, ignore_errors=True)
@@ -42,6 +49,14 @@ class BuildWithMim(build_py):
             else:
                 shutil.copy2(ROOT / name, folder / name)
 
+    def add_startup(self) -> None:
+        """Adds the files beside the package, where Python reads .pth files; both ways of installing copy them."""
+        # An editable wheel takes over nothing of `build_lib`; this is where it is put together.
+        editable = self.get_finalized_command('install').install_lib
+        folder = Path(editable if self.editable_mode else self.build_lib)
+        for name in STARTUP:
+            shutil.copy2(ROOT / 'startup' / name, folder)
+
 
 setup(
     name='mmext',
@@ -53,7 +68,7 @@ setup(
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['mmext', 'mmext.*']),
     include_package_data=True,
-    cmdclass={'build_py': BuildWithMim},
+    cmdclass={'build_py': BuildPackage},
     install_requires=[
         f'torch>={GUARD["TORCH_MINIMUM"]}',
         'numpy>=2',

@@ -5,12 +5,16 @@ where mmcv has no compiled ones, and registers the package name for `_base_ = 'm
 """
 
 from mmext._plugin import name_packages
-from mmext._stack import check_stack
+from mmext._stack import StackError, check_stack, show_without_traceback
 from mmext.ops import install_fallback
 from mmext.version import __version__
 
 __all__ = ['__version__']
 
-check_stack()
+try:
+    check_stack()
+except StackError:
+    show_without_traceback()
+    raise
 install_fallback()
 name_packages()

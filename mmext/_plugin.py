@@ -4,9 +4,10 @@ mmengine keeps a table from import names to distribution names (`MODULE2PACKAGE`
 not in it. The table must be extended before a config is parsed, but importing mmengine takes seconds and pulls
 torch, which `import mmext` must not. So the entries are added right after mmengine's module is first imported.
 
-Scripts of others (mmdet's train.py) parse a config's `_base_` before they import its `custom_imports`, so nothing of
-mmext has run by then and mmengine stops with "mmengine does not support to load mmext config". Train such configs with
-`python -m mmext.tools.train`; configs that merely name `mmext.X` run with anybody's script.
+Scripts of others (mmdet's train.py) parse a config's `_base_` before they import its `custom_imports`; by then mmext
+has been imported by what it leaves at Python's start (`startup/_mmext_startup.py`). Where Python runs no .pth files (a
+checkout on PYTHONPATH, `pip install --target`), mmengine stops with "mmengine does not support to load mmext config":
+there, `python -m mmext.tools.train` runs such configs.
 """
 
 import importlib.abc

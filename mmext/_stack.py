@@ -9,8 +9,10 @@ same ranges into the package's requirements, therefore it imports the standard l
 
 import os
 import re
+import sys
 import warnings
 from importlib import metadata
+from types import TracebackType
 from typing import NamedTuple
 
 OVERRIDE = 'MMEXT_UNTESTED_STACK'
@@ -67,6 +69,19 @@ def check_stack() -> None:
     complaint = torchvision_complaint()
     if complaint:
         warnings.warn(complaint, stacklevel=3)
+
+
+def show_without_traceback() -> None:
+    """Have a StackError that ends the program print its message alone; other errors print as before."""
+    show_others = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, StackError):
+            sys.stderr.write(f'error: {error}\n')
+        else:
+            show_others(kind, error, trace)
+
+    sys.excepthook = show
 
 
 def installed_version(name: str) -> str | None:

@@ -94,6 +94,82 @@ def yolo_segment_attention(mode: str, **changes: object) -> dict:
     return model
 
 
+def deim_atto() -> dict:
+    """DEIMv2 Atto at three classes."""
+    return dict(
+        type='mmext.DEIM',
+        data_preprocessor=dict(
+            type='mmdet.DetDataPreprocessor',
+            mean=[0.0, 0.0, 0.0],
+            std=[255.0, 255.0, 255.0],
+            bgr_to_rgb=True,
+            pad_size_divisor=32,
+        ),
+        backbone=dict(type='mmext.HGNetv2', arch='atto', out_indices=(2,)),
+        neck=dict(
+            type='mmext.LiteEncoder',
+            in_channels=(256,),
+            out_channels=64,
+            block='e4',
+            csp_channels=10,
+            num_csp_blocks=2,
+        ),
+        decoder=dict(
+            type='mmext.DEIMTransformer',
+            num_classes=3,
+            in_channels=(64, 64),
+            embed_dims=64,
+            num_queries=100,
+            num_layers=3,
+            feedforward_channels=160,
+            num_points=(4, 2),
+            gated=False,
+            shares_bbox_head=True,
+            reg_scale=4.0,
+        ),
+        criterion=dict(
+            type='mmext.DEIMCriterion',
+            matcher=dict(type='mmext.DEIMMatcher', change_epoch=450),
+            loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0),
+        ),
+        # With weights from a formula many queries score alike: the order of more would be chance.
+        test_cfg=dict(max_per_img=3),
+    )
+
+
+def deim_s() -> dict:
+    """DEIMv2 S at three classes, narrow behind the backbone."""
+    model = deim_atto()
+    model['data_preprocessor'].update(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    model['backbone'] = dict(
+        type='mmext.DINOv3STA', arch='vit_tiny', sta_channels=16, out_channels=32
+    )
+    model['neck'] = dict(
+        type='mmext.HybridEncoder',
+        in_channels=(32, 32, 32),
+        out_channels=32,
+        block='e5',
+        csp_channels=8,
+        num_csp_blocks=1,
+        ffn_channels=64,
+    )
+    model['decoder'].update(
+        in_channels=(32, 32, 32),
+        embed_dims=32,
+        num_points=(3, 6, 3),
+        num_queries=30,
+        feedforward_channels=64,
+        gated=True,
+        shares_bbox_head=False,
+    )
+    model['criterion'] = dict(
+        type='mmext.DEIMCriterion',
+        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=100),
+        loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0, fgl=0.15, ddf=1.5),
+    )
+    return model
+
+
 SYSTEMS = {
     'yolo-segment-v8': yolo_segment('v8'),
     'yolo-segment-v11': yolo_segment('v11'),
@@ -101,4 +177,8 @@ SYSTEMS = {
     'yolo-segment-enhanced': yolo_segment_enhanced(),
     'yolo-segment-attention': yolo_segment_attention('matched'),
     'yolo-segment-attention-seeded': yolo_segment_attention('seeded', num_seeds=4),
+    'deim-atto': deim_atto(),
+    'deim-s': deim_s(),
 }
+# Take seconds per promise.
+SLOW = {'deim-s'}

@@ -26,6 +26,8 @@ PATHS = sorted(
 )
 KINDS = [value for value in vars(root).values() if isinstance(value, Registry)]
 NAME = re.compile(r'[a-z0-9]+(-[a-z0-9]+)*_[\w.-]+_\d+xb\d+-\d+(e|k)_[\w-]+(\.py)')
+# DEIMv2's go by size and data, as the published ones do.
+SIZE_NAME = re.compile(r'deimv2_[a-z]+(_\d+xb\d+)?_[a-z-]+(\.py)')
 REQUIRED = (
     'model train_dataloader val_dataloader test_dataloader val_evaluator test_evaluator train_cfg val_cfg '
     'test_cfg optim_wrapper param_scheduler default_hooks custom_hooks env_cfg visualizer log_level'
@@ -77,7 +79,7 @@ def test_configs__are_found():
 
 @every_config
 def test_config__name_and_docstring_tell_what_it_trains(path):
-    assert NAME.fullmatch(path.name), (
+    assert NAME.fullmatch(path.name) or SIZE_NAME.fullmatch(path.name), (
         'expected <system>_<backbone>_<gpus>xb<batch>-<epochs>e_<data>.py'
     )
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
@@ -92,9 +94,12 @@ def test_config__has_all_that_a_run_needs(path, parsed):
     assert cfg.get('default_scope') in ('mmdet', 'mmseg')
     assert [key for key in REQUIRED if cfg.get(key) is None] == []
     assert [hook for hook in REQUIRED_HOOKS if not cfg.default_hooks.get(hook)] == []
-    assert 'mmext.PreflightHook' in [hook['type'] for hook in cfg.custom_hooks]
+    hooks = [*cfg.custom_hooks, *cfg.default_hooks.values()]
+    types = [hook['type'] for hook in hooks if hook is not None]
+    # By any train script: wrong data sets stop, and checkpoints are read safely and with a report.
+    assert {'mmext.PreflightHook', 'mmext.CheckpointReportHook'} <= set(types)
     # A loss summed over the batch brings its own scaling: a rate that grows too would do it twice.
-    is_summed = cfg.model.bbox_head.get('loss_scale') == 'batch'
+    is_summed = cfg.model.get('bbox_head', {}).get('loss_scale') == 'batch'
     assert ('auto_scale_lr' in cfg) != is_summed
     assert is_summed or cfg.auto_scale_lr.base_batch_size > 0
 
@@ -103,7 +108,9 @@ def test_config__has_all_that_a_run_needs(path, parsed):
 def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
     cfg = parsed[path]
     hooks = [hook['type'] for hook in cfg.custom_hooks]
-    assert [hook for hook in hooks if hook.endswith('EMAHook')] == ['mmext.StepEMAHook']
+    # The baselines of mmdet train as mmdet's do, without an average.
+    averages = [] if cfg.model.type == 'FasterRCNN' else ['mmext.StepEMAHook']
+    assert [hook for hook in hooks if hook.endswith('EMAHook')] == averages
     ramps = [
         scheduler
         for scheduler in cfg.param_scheduler
@@ -113,6 +120,9 @@ def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
         and scheduler.get('begin', 0) == 0
         and scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0) == 1.0
     ]
+    ramps += [
+        scheduler for scheduler in cfg.param_scheduler if scheduler['type'] == 'mmext.FlatCosineLR'
+    ]
     assert ramps or 'mmext.YOLOWarmupHook' in hooks
     transforms = [part['type'] for _, part in typed(cfg.train_dataloader.to_dict())]
     assert ('mmext.CloseMosaicHook' in hooks) == ('mmext.Mosaic' in transforms)
@@ -121,12 +131,29 @@ def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
 @every_config
 def test_config__batch_and_epochs_are_those_of_its_name(path, parsed):
     cfg = parsed[path]
-    batch, length, unit = re.search(r'_\d+xb(\d+)-(\d+)(e|k)_', path.name).groups()
-    assert cfg.train_dataloader.batch_size == int(batch)
-    if unit == 'e':
-        assert cfg.train_cfg.max_epochs == int(length)
-    else:
-        assert cfg.train_cfg.max_iters == 1000 * int(length)
+    if batch := re.search(r'_\d+xb(\d+)[-_]', path.name):
+        assert cfg.train_dataloader.batch_size == int(batch[1])
+    if epochs := re.search(r'-(\d+)e_', path.name):
+        assert cfg.train_cfg.max_epochs == int(epochs[1])
+    if iterations := re.search(r'-(\d+)k_', path.name):
+        assert cfg.train_cfg.max_iters == 1000 * int(iterations[1])
+    trained = re.search(r'work_dirs/\S*/epoch_(\d+)\.pth', path.read_text(encoding='utf-8'))
+    assert trained is None or cfg.train_cfg.max_epochs == int(trained[1])
+
+
+@every_config
+def test_config__what_changes_with_the_epochs_is_told_them(path, parsed):
+    cfg = parsed[path]
+    hooks = {hook['type']: hook for hook in cfg.custom_hooks}
+    windows = [part['epochs'] for _, part in typed(cfg.to_dict()) if 'epochs' in part]
+    assert not windows or 'mmext.EpochWindowsHook' in hooks
+    assert all(begin < end <= cfg.train_cfg.max_epochs for begin, end in windows)
+    if criterion := cfg.model.get('criterion'):
+        assert 'mmdet.SetEpochInfoHook' in hooks
+        assert criterion.matcher.change_epoch < cfg.train_cfg.max_epochs
+    if stage_two := hooks.get('mmext.StageTwoHook'):
+        # Not one of them goes on in the stage without augmentation.
+        assert max(end for _, end in windows) <= stage_two['stop_epoch'] < cfg.train_cfg.max_epochs
 
 
 @every_config
@@ -136,11 +163,17 @@ def test_config__every_type_resolves(path, parsed):
     unknown = set()
     for key, part in typed(cfg.to_dict()):
         name = part['type']
-        # The suppression is looked up in mmcv.ops, not in a registry.
-        known = hasattr(ops, name) if key == 'nms' else resolves(name, cfg.default_scope)
+        # These are looked up in mmcv.ops, not in a registry.
+        is_op = key in ('nms', 'roi_layer')
+        known = hasattr(ops, name) if is_op else resolves(name, cfg.default_scope)
         if not known:
             unknown.add(name)
     assert unknown == set()
+
+
+def build_device(cfg: Config) -> torch.device:
+    """Where a config's model can be built: mmdet's EfficientNet reads values of tensors meanwhile."""
+    return torch.device('cpu' if cfg.model.backbone.type == 'EfficientNet' else 'meta')
 
 
 def build(cfg: Config) -> dict[str, tuple[int, ...]]:
@@ -148,7 +181,7 @@ def build(cfg: Config) -> dict[str, tuple[int, ...]]:
 
     On the meta device no weight is drawn, so that even the largest model takes a second.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), build_device(cfg):
         model = root.MODELS.build(cfg.model)
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
@@ -181,6 +214,6 @@ def test_config__inherited_by_name_is_the_same_model(path, parsed, tmp_path):
 def test_config__mmengine_hub_builds_it(path, parsed):
     # The hub makes `mmext` the scope of the build; names without a prefix come from the scope around it.
     cfg = parsed[path]
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), build_device(cfg):
         model = get_model(f'mmext::{path.relative_to(CONFIGS).as_posix()}')
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == build(cfg)

@@ -15,11 +15,19 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmext.registry import MODELS
-from tests.systems import SYSTEMS
+from tests.systems import SLOW, SYSTEMS
 
 GOLDEN = Path(__file__).parent / 'golden' / 'contract.json'
 
-system = pytest.mark.parametrize('config', SYSTEMS.values(), ids=SYSTEMS)
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SYSTEMS]
+
+
+@pytest.fixture
+def config(name: str) -> dict:
+    return SYSTEMS[name]
+
+
+system = pytest.mark.parametrize('name', NAMES)
 
 
 def build(config: dict) -> nn.Module:
@@ -98,7 +106,8 @@ def test_odd_sizes__train_and_predict(config, size):
     model = build(config)
     assert torch.isfinite(loss_of(model.train(), [1, 2], size))
     (found,) = predictions(model, [photo(*size)])
-    assert found.masks.shape[1:] == size
+    assert len(found) > 0
+    assert 'masks' not in found or found.masks.shape[1:] == size
 
 
 @system
@@ -109,9 +118,10 @@ def test_predict__in_the_frame_of_the_original_image(config):
     large = predictions(model, [photo(96, 128)], ori_shape=(192, 256), scale_factor=(0.5, 0.5))[0]
     assert len(plain) == len(large) > 0
     torch.testing.assert_close(large.bboxes, plain.bboxes * 2)
-    assert large.masks.shape[1:] == (192, 256)
-    assert (plain.bboxes >= 0).all() and (plain.bboxes[:, 2] <= 128).all()
-    assert (plain.bboxes[:, 3] <= 96).all()
+    assert 'masks' not in large or large.masks.shape[1:] == (192, 256)
+    if config['type'] != 'mmext.DEIM':  # which does not clip, as the published models do not
+        assert (plain.bboxes >= 0).all() and (plain.bboxes[:, 2] <= 128).all()
+        assert (plain.bboxes[:, 3] <= 96).all()
 
 
 @system
@@ -124,8 +134,8 @@ def test_predict__a_batch_of_two_equals_two_singles(config):
         torch.testing.assert_close(together.bboxes, alone.bboxes, atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(together.scores, alone.scores, atol=1e-5, rtol=1e-4)
         assert (together.labels == alone.labels).all()
-        # A pixel on the edge of a mask may fall either way.
-        assert (together.masks != alone.masks).float().mean() < 1e-3
+        if 'masks' in together:  # a pixel on the edge of a mask may fall either way
+            assert (together.masks != alone.masks).float().mean() < 1e-3
 
 
 @system
@@ -178,7 +188,7 @@ def test_autocast__bfloat16_stays_finite(config):
     assert torch.isfinite(found.bboxes).all() and torch.isfinite(found.scores).all()
 
 
-@pytest.mark.parametrize('name', SYSTEMS)
+@system
 def test_golden__summary_of_the_raw_outputs(name, update_golden):
     model = build(SYSTEMS[name]).eval()
     with torch.no_grad():

@@ -39,7 +39,12 @@ ARROWS = {
 
 # The files that may speak the framework's language: heads and detectors, and what unpacks samples for them.
 ADAPTERS = {
-    'common': {'instance_tta.py'},  # merges the samples of several views, whatever predicted them
+    'common': {
+        'instance_tta.py',  # merges the samples of several views, whatever predicted them
+        'batch_augments.py',  # changes the samples of a batch, whatever learns from them
+        'batch_resize.py',
+    },
+    'deim': {'detector.py'},
     'yolo': {'head.py', 'enhanced_head.py', 'attention_head.py', 'truth.py'},
 }
 FRAMEWORKS = ('mmdet', 'mmseg')

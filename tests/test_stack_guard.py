@@ -1,12 +1,16 @@
 """The stack guard, with invented sets of installed distributions."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from mmext._stack import OVERRIDE, StackError, check_stack, release
+
+ROOT = Path(__file__).resolve().parents[1]
 
 GOOD = {
     'torch': '2.13.0+cpu',
@@ -167,3 +171,31 @@ def test_import__pulls_neither_torch_nor_the_stack():
         'sys.exit(", ".join(heavy & set(sys.modules)) or None)'
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        pytest.param([ROOT / 'tools' / 'train.py', 'config.py'], id='tool'),
+        pytest.param(['-m', 'mmext.tools.train', 'config.py'], id='module'),
+        pytest.param(['-c', 'import mmext'], id='import'),
+    ],
+)
+def test_import__ends_a_program_with_the_message_alone(command, tmp_path):
+    (tmp_path / 'mmdet-3.3.0.dist-info').mkdir()
+    metadata_file = tmp_path / 'mmdet-3.3.0.dist-info' / 'METADATA'
+    metadata_file.write_text('Metadata-Version: 2.1\nName: mmdet\nVersion: 3.3.0\n')
+    env = os.environ | {'PYTHONPATH': str(tmp_path)}
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)
+    assert result.returncode == 1
+    lines = [line.split(':')[0].strip() for line in result.stderr.splitlines()]
+    assert lines == ['error', 'got', 'expected', 'run']
+
+
+def test_import__leaves_the_traceback_of_other_errors():
+    result = _run(
+        'from mmext._stack import show_without_traceback\n'
+        'show_without_traceback()\n'
+        'raise ImportError("not ours")'
+    )
+    assert 'Traceback' in result.stderr and 'ImportError: not ours' in result.stderr

@@ -1,8 +1,8 @@
 """A tiny COCO data set, drawn by code, and tiny models to train on it within seconds.
 
 The data: white squares and grey discs on a dark, noisy ground, 64x64 px. The models: RTMDet shrunk to about
-0.1 M parameters, a stock mmdet detector, so that the engine is tested without our own models; and our `Segment`,
-for what the two must do together.
+0.1 M parameters, a stock mmdet detector, so that the engine is tested without our own models; and our `Segment`
+and `DEIM`, for what the two must do together.
 """
 
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.config import Config
+
+from tests.systems import deim_atto, deim_s
 
 CLASSES = ('square', 'disc')
 IMAGE_SIZE = 64
@@ -289,4 +291,15 @@ def tiny_segment_config(
         loader.dataset.pipeline[1].with_mask = True
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.metric = ['bbox', 'segm']
+    return cfg
+
+
+def tiny_deim_config(
+    root: Path, work_dir: Path, *, max_epochs: int = 2, num_workers: int = 0
+) -> Config:
+    """`tiny_config` with DEIM Atto and the losses of the larger sizes, which are more; same arguments."""
+    cfg = tiny_config(root, work_dir, max_epochs=max_epochs, num_workers=num_workers)
+    model = deim_atto() | dict(criterion=deim_s()['criterion'])
+    model['decoder']['num_classes'] = len(CLASSES)
+    cfg.model = model
     return cfg

@@ -1,7 +1,7 @@
 """What users call from Python."""
 
 from mmext.apis.inferencer import InstanceInferencer, Prediction
-from mmext.apis.model import init_model
+from mmext.apis.model import init_model, init_tta_model
 from mmext.apis.tiling import Tiling
 
-__all__ = ['InstanceInferencer', 'Prediction', 'Tiling', 'init_model']
+__all__ = ['InstanceInferencer', 'Prediction', 'Tiling', 'init_model', 'init_tta_model']

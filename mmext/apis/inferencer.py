@@ -15,27 +15,23 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from mmcv.transforms import BaseTransform, LoadAnnotations
-from mmdet.datasets.transforms import LoadEmptyAnnotations, LoadProposals
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.registry import TRANSFORMS, DefaultScope
+from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 from torch import nn
 
 from mmext.apis.image_inputs import find_images
 from mmext.apis.model import init_model, read_config
+from mmext.apis.pipelines import build_pipeline, test_pipeline
 from mmext.apis.tile_merging import merge_tiles
 from mmext.apis.tiling import Tiling, Window, place
 from mmext.apis.timing import Seconds, timed_test_step
-from mmext.registry import readable_registry_errors
 
 Source: TypeAlias = Path | NDArray[np.uint8]
 OnError: TypeAlias = Callable[[Path | None, Exception], None]
 
-ANNOTATION_STEPS = (LoadAnnotations, LoadEmptyAnnotations, LoadProposals)
 # What the loaders of mmext and mmcv raise for a file that they cannot read.
 UNREADABLE = (ValueError, OSError, AssertionError, cv2.error)
 
@@ -67,7 +63,7 @@ class InstanceInferencer:
     through the network. In memory are one batch and the images it belongs to.
 
     Args:
-        config: a config file, a Config, or a model that `init_model` made, which is used as it is.
+        config: a config file, a Config, or a model that `init_model` or `init_tta_model` made, which is used as it is.
         checkpoint: weights; None keeps those of a given model, or what the constructors drew.
         device: 'cpu', 'cuda:0', ...; of a given model its own counts.
         score_thr: lowest score of an object. For a config, `test_cfg` is set to it as well, with one class per
@@ -110,7 +106,10 @@ class InstanceInferencer:
         self.batch_size = batch_size
         self.tiling = tiling
         self.dataset_meta: dict[str, Any] = dict(self.model.dataset_meta)  # type: ignore[arg-type]
-        self.loader, self.transforms = build_pipeline(self.model.cfg)  # type: ignore[arg-type]
+        self._has_views = isinstance(self.model, BaseTTAModel)
+        model_cfg: Any = self.model.cfg
+        steps = model_cfg.tta_pipeline if self._has_views else test_pipeline(model_cfg)
+        self.loader, self.transforms = build_pipeline(steps, model_cfg)
 
     def __call__(
         self,
@@ -194,7 +193,12 @@ class InstanceInferencer:
 
     def _predict(self, views: list['_View']) -> None:
         """Run a batch and add what it finds to the photos of its views."""
-        data = {key: [view.packed[key] for view in views] for key in ('inputs', 'data_samples')}
+        data: dict = {
+            key: [view.packed[key] for view in views] for key in ('inputs', 'data_samples')
+        }
+        if self._has_views:
+            # From the augmented views of each image to the images of each augmented view.
+            data = {key: [*map(list, zip(*own, strict=True))] for key, own in data.items()}
         samples, seconds = timed_test_step(self.model, data)
         for view, sample in zip(views, samples, strict=True):
             start = time.perf_counter()
@@ -255,7 +259,7 @@ def list_sources(inputs: Source | str | Iterable[Source | str]) -> list[Source]:
     return sources
 
 
-def prediction_config(cfg: Config, score_thr: float) -> Config:
+def prediction_config(cfg: Config, score_thr: float | None) -> Config:
     """Set `model.test_cfg` for looking at objects instead of scoring them, where the config names the setting.
 
     A score threshold before the suppression gives the same objects as one behind it: nothing is suppressed by a
@@ -263,29 +267,11 @@ def prediction_config(cfg: Config, score_thr: float) -> Config:
 
     Args:
         cfg: is changed.
-        score_thr: lowest score of an object.
+        score_thr: lowest score of an object; None leaves the config's, for views whose scores are averaged.
     """
     test_cfg = cfg.model.get('test_cfg') or {}
-    wanted = dict(score_thr=score_thr, multi_label=False, mask_format='rle')
+    wanted: dict[str, Any] = dict(multi_label=False, mask_format='rle')
+    if score_thr is not None:
+        wanted['score_thr'] = score_thr
     test_cfg.update({key: value for key, value in wanted.items() if key in test_cfg})
     return cfg
-
-
-def build_pipeline(cfg: Config) -> tuple[BaseTransform, Compose]:
-    """The test pipeline of a config in two: what loads an image, and all that follows but the annotations.
-
-    Raises:
-        ValueError: the config has no test pipeline.
-    """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    if not dataset.get('pipeline'):
-        raise ValueError(
-            'the config has no test_dataloader.dataset.pipeline, which says how images are prepared; add one that '
-            "begins with dict(type='mmext.LoadImage') and ends with dict(type='mmdet.PackDetInputs')"
-        )
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
-    with scope, readable_registry_errors():
-        loader, *steps = [TRANSFORMS.build(step) for step in dataset['pipeline']]
-    return loader, Compose([step for step in steps if not isinstance(step, ANNOTATION_STEPS)])

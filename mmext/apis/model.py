@@ -63,6 +63,41 @@ def init_model(
     return model.to(device).eval()
 
 
+def init_tta_model(
+    config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu'
+) -> nn.Module:
+    """The model of `init_model` within the test-time augmentation of its config.
+
+    Args:
+        config: see `init_model`; with `tta_model` and `tta_pipeline`.
+        checkpoint: see `init_model`.
+        device: the same.
+
+    Returns:
+        mmengine's `BaseTTAModel`: `test_step` takes every value of a batch once for each view. `cfg` and
+        `dataset_meta` are those of the model within.
+
+    Raises:
+        FileNotFoundError: as `init_model`.
+        ValueError: the config has no test-time augmentation; otherwise as `init_model`.
+    """
+    cfg = read_config(config)
+    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if missing:
+        raise ValueError(
+            f'test-time augmentation: the config has no {" and no ".join(missing)}; add them as in '
+            'configs/_base_/datasets/synthetic_defects.py'
+        )
+    model = init_model(cfg, checkpoint, device)
+    with (
+        DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')),
+        readable_registry_errors(),
+    ):
+        augmented = MODELS.build(dict(**cfg.tta_model, module=model))
+    augmented.cfg, augmented.dataset_meta = model.cfg, model.dataset_meta
+    return augmented.eval()
+
+
 def read_config(config: str | Path | Config) -> Config:
     """A config of one's own, to change at will: the file, or a copy of the Config.
 
@@ -72,7 +107,7 @@ def read_config(config: str | Path | Config) -> Config:
     """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
-    elif Path(config).is_file():
+    elif Path(config).exists():
         cfg = load_config_file(config)
     else:
         raise FileNotFoundError(

@@ -55,7 +55,9 @@ def planted_outputs(
 ) -> Iterator[None]:
     """While open, every module of the model that gives `SegmentOutputs` finds exactly these objects.
 
-    Known by its fields: a named tuple that has those of `SegmentOutputs`. Other models are left alone.
+    Known by its fields: a named tuple that has those of `SegmentOutputs`. Such a module has `strides`, as `Segment` does;
+    levels do not tell them: of an input of 96 pixels, the level of stride 64 has two cells, and not one and a half. Other
+    models are left alone.
 
     Args:
         model: a detector.
@@ -70,7 +72,7 @@ def planted_outputs(
     def replace(module: nn.Module, inputs: tuple, outputs: Any) -> Any:
         if not FIELDS <= set(getattr(outputs, '_fields', ())):
             return outputs
-        strides = [input_size[0] // level.shape[2] for level in outputs.cls_scores]
+        strides: Any = module.strides
         num_bins = outputs.bbox_dists[0].shape[1] // 4
         objects = draw_objects(num_objects, area=area, strides=strides, num_bins=num_bins)
         # Without suppression nothing would remove the neighbours, and a trained head has none.

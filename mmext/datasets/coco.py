@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmext.datasets.report import Report
-from mmext.structures.coco import is_box, read_coco_lists
+from mmext.structures.coco import is_box, is_polygon, read_coco_lists
 
 # Boxes are written with one or two decimals: below this, reaching over the edge is rounding.
 EDGE_TOLERANCE = 0.1
@@ -202,17 +202,13 @@ def _checked_mask(
             return None
         return segmentation
     polygons = (
-        [part for part in segmentation if _is_polygon(part)]
+        [part for part in segmentation if is_polygon(part)]
         if isinstance(segmentation, list)
         else []
     )
     if not polygons:
-        report.problem('polygon with fewer than 3 points, object left out', *where)
+        report.problem('polygon that is not three or more points, object left out', *where)
         return None
     if len(polygons) < len(segmentation):  # type: ignore[arg-type]
-        report.problem('polygon with fewer than 3 points, that part left out', *where)
+        report.problem('polygon that is not three or more points, that part left out', *where)
     return polygons
-
-
-def _is_polygon(part: object) -> bool:
-    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0

@@ -5,13 +5,18 @@ from .hooks import (
     ChannelsLastHook,
     CheckpointReportHook,
     CloseMosaicHook,
+    EpochWindowsHook,
+    FiniteLossHook,
+    InstanceVisualizationHook,
     PreflightHook,
     ProgressBarHook,
     ReproducibleHook,
+    StageTwoHook,
     StepEMAHook,
     YOLOWarmupHook,
 )
 from .optim import CPUAmpOptimWrapper, YOLOOptimWrapperConstructor
+from .pattern_groups import PatternOptimWrapperConstructor
 from .schedulers import FlatCosineLR
 
 __all__ = [
@@ -20,10 +25,15 @@ __all__ = [
     'ChannelsLastHook',
     'CheckpointReportHook',
     'CloseMosaicHook',
+    'EpochWindowsHook',
+    'FiniteLossHook',
     'FlatCosineLR',
+    'InstanceVisualizationHook',
+    'PatternOptimWrapperConstructor',
     'PreflightHook',
     'ProgressBarHook',
     'ReproducibleHook',
+    'StageTwoHook',
     'StepEMAHook',
     'YOLOOptimWrapperConstructor',
     'YOLOWarmupHook',

@@ -1,6 +1,9 @@
-"""Reading a config file, with errors that say which file asks for which."""
+"""Reading a config file, with errors that say what is wrong in which file."""
 
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -10,7 +13,10 @@ def load_config_file(path: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: the config, or one that it or its bases name in `_base_`, does not exist.
+        ValueError: it is a folder, or a program that fails.
     """
+    if Path(path).is_dir():
+        raise ValueError(f'config {path} is a folder; give a file')
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
     try:
@@ -21,6 +27,61 @@ def load_config_file(path: str | Path) -> Config:
         if complaint is None:
             raise
         raise FileNotFoundError(complaint) from error
+    except SyntaxError as error:
+        raise ValueError(_complaint_about_syntax(str(path)) or f'config {path}: {error}') from error
+    # A config is a program, and can fail in any way.
+    except Exception as error:
+        raise ValueError(
+            f'config {_place(path, error)}: {type(error).__name__}: {error}'
+        ) from error
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Changes settings of a config.
+
+    Args:
+        cfg: the config.
+        options: paths of settings, such as 'train_cfg.max_epochs' -> their values.
+
+    Raises:
+        ValueError: a path does not lead to a setting.
+    """
+    for key, value in options.items():
+        try:
+            cfg.merge_from_dict({key: value})
+        # What mmengine raises for a path through something that is no dict, or behind the end of a list.
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f'--cfg-options {key}={value}: {error}') from error
+
+
+def _place(path: str | Path, error: Exception) -> str:
+    """Which config, and which line of it, raised an error; `path` where it was none of them."""
+    lines = [
+        f'{frame.f_code.co_filename}, line {number}'
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        # mmengine runs the text of a config under its file name, with its bases among the globals.
+        if '_base_' in frame.f_globals
+    ]
+    return lines[-1] if lines else str(path)
+
+
+def _complaint_about_syntax(config: str) -> str | None:
+    """The first mistake in the syntax of a config or of its bases: mmengine does not say in which."""
+    for path in _files(config):
+        if path.endswith('.py'):
+            try:
+                compile(Path(path).read_text(encoding='utf-8'), path, 'exec')
+            except SyntaxError as error:
+                text = (error.text or '').strip()
+                return f'config {path}, line {error.lineno}: {error.msg}: {text}'
+    return None
+
+
+def _files(config: str) -> Iterator[str]:
+    """A config and its bases, in the order in which mmengine reads them."""
+    yield config
+    for name in Config._get_base_files(config):
+        yield from _files(Config._get_cfg_path(name, config)[0])
 
 
 def _complaint_about_bases(config: str) -> str | None:

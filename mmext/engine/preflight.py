@@ -135,7 +135,11 @@ def check_dataset(facts: DatasetFacts) -> list[Finding]:
         findings += boxes.check_boxes(where, facts.content)
     if facts.is_local:
         findings += checks.check_images(where, facts.paths)
-    if facts.histogram is not None and not any(finding.is_error for finding in findings):
+    if facts.content and not facts.content['annotations'] and not where.startswith('train'):
+        findings.append(
+            checks.warning(f'{where}: no object is annotated: nothing to find, and every AP is -1')
+        )
+    elif facts.histogram is not None and not any(finding.is_error for finding in findings):
         findings += boxes.check_loaded_boxes(
             where, facts.classes, facts.histogram, len(facts.paths)
         )

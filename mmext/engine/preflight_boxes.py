@@ -1,6 +1,6 @@
 """The checks of the preflight, continued: the boxes of an annotation file, and those that survive loading."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmext.engine.preflight_checks import Finding, error, some, warning
@@ -96,29 +96,6 @@ def check_box_lengths(where: str, lengths: Sequence[float], limit: BoxLimit) -> 
             f'{limit.pixels} pixels in the network input (up to {max(longer):.0f}), the longest box of '
             f'model.{limit.head} with reg_max={limit.reg_max} and stride {limit.stride}; they will be cut. Raise '
             'reg_max, add a level of twice the stride (P6), or shrink the input'
-        )
-    ]
-
-
-def check_scored_boxes(
-    evaluator: str, metrics: Collection[str], content: Mapping[str, Any]
-) -> list[Finding]:
-    """Boxes that a data set may leave out, but pycocotools, which reads the file itself, dies on.
-
-    It would do so at the first validation, naming neither file nor annotation. (nan it takes, as a certain miss.)
-
-    Args:
-        evaluator: place of the metric in the config, such as 'val_evaluator'.
-        metrics: what the metric computes; only 'bbox' looks at the boxes.
-        content: the annotation file of the metric.
-    """
-    ids = malformed_boxes(content) if 'bbox' in metrics else []
-    if not ids:
-        return []
-    return [
-        error(
-            f'{len(ids)} boxes of {evaluator}.ann_file are not four numbers, and no box can be scored against '
-            f'them; mend or remove the annotations {some(ids)}'
         )
     ]
 

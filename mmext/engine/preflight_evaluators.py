@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any
 
-from mmext.engine.preflight_boxes import check_scored_boxes
-from mmext.engine.preflight_checks import Finding, check_evaluated_images
+from mmext.engine.preflight_checks import Finding, check_evaluated_images, error
 from mmext.structures.coco import load_json
+from mmext.structures.scorable import scoring_faults
 
 
 def metric_configs(cfg: Any) -> list[Any]:
@@ -47,26 +47,36 @@ def check_evaluator(
         findings += check_evaluated_images(
             f'{loader}.dataset', ids, coco.get_img_ids(), annotation_file(metric_cfg)
         )
-        findings += check_scored_boxes(where, metric.metrics, coco.dataset)
+        findings += [
+            error(f'{where}.ann_file: {fault}')
+            for fault in scoring_faults(coco.dataset, metric.metrics)
+        ]
     return findings
 
 
 def explain_unbuilt_evaluator(cfg: Any, where: str) -> None:
-    """Says why the metrics of a config cannot be built, where it is their annotation files.
+    """Says why the metrics of a config cannot be built or computed, where it is their annotation files.
 
-    pycocotools names a file that it cannot open, but not who asked for it, and of one that is no JSON not even that.
+    pycocotools names a file that it cannot open, but not who asked for it, and of one that is no JSON, or has objects
+    that it cannot read, not even that.
 
     Args:
         cfg: config of the evaluator.
         where: its place.
 
     Raises:
-        ValueError: if an annotation file is missing, or no JSON.
+        ValueError: if an annotation file is missing, no JSON, or has objects that cannot be scored.
     """
     for metric in metric_configs(cfg):
         path = annotation_file(metric)
         if path is not None and path.endswith('.json'):
             try:
-                load_json(path, metric.get('backend_args'))
-            except ValueError as error:
-                raise ValueError(f'{where}.ann_file: {error}') from error
+                content = load_json(path, metric.get('backend_args'))
+            except ValueError as reason:
+                raise ValueError(f'{where}.ann_file: {reason}') from reason
+            # The metrics of mmdet and mmext that are computed if the config names none.
+            names = metric.get('metric', 'bbox')
+            names = [names] if isinstance(names, str) else names
+            faults = scoring_faults(content, names) if isinstance(content, dict) else []
+            if faults:
+                raise ValueError(f'{where}.ann_file: {path}: {faults[0]}')

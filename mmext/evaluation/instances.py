@@ -18,6 +18,7 @@ from terminaltables import AsciiTable
 from mmext.evaluation.boundary import DILATION_RATIO
 from mmext.evaluation.boundary_eval import BoundaryEval, matched_pairs
 from mmext.registry import METRICS
+from mmext.structures.scorable import scoring_faults
 
 # Threshold -> suffix; None is the mean over 0.5, 0.55, ... 0.95.
 THRESHOLDS = {None: 'mAP', 0.5: 'mAP_50', 0.75: 'mAP_75'}
@@ -45,6 +46,9 @@ class InstanceCocoMetric(CocoMetric):
         backend_args: of mmengine's file backend; None for local files.
         collect_device: 'cpu' or 'gpu', see mmengine's BaseMetric.
         prefix: see mmengine's BaseMetric; None is 'coco'.
+
+    Raises:
+        ValueError: an unknown metric, or objects in the annotation file that cannot be scored.
     """
 
     def __init__(
@@ -72,14 +76,20 @@ class InstanceCocoMetric(CocoMetric):
             collect_device=collect_device,
             prefix=prefix,
         )
-        if 0 in self._coco_api.anns:
-            raise ValueError(
-                f'{ann_file}: got an annotation with the id 0, which pycocotools takes for "not found". Number '
-                'annotations from 1.'
-            )
+        faults = scoring_faults(self._coco_api.dataset, metrics)
+        if faults:
+            raise ValueError(f'{ann_file}: ' + '\n'.join(faults))
+        self._number_annotations()
         self.metrics = metrics
         self.max_dets = max_dets
         self.boundary_ratio = boundary_ratio
+
+    def _number_annotations(self) -> None:
+        """Number the annotations from 1, in memory: pycocotools takes the id 0 for "not found"."""
+        annotations = self._coco_api.dataset['annotations']
+        for number, own in enumerate(annotations, start=1):
+            own['id'] = number
+        self._coco_api.anns = {own['id']: own for own in annotations}
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """Score what `process` collected; see the class for the keys.

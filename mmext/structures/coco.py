@@ -51,6 +51,17 @@ def is_box(bbox: object) -> TypeGuard[list[float]]:
     return all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
 
 
+def is_polygon(part: object) -> TypeGuard[list[float]]:
+    """Whether this is x and y of three or more points, all finite numbers."""
+    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+        return False
+    try:
+        # The sum of thousands of numbers takes microseconds, a look at each does not.
+        return math.isfinite(sum(part))
+    except TypeError:
+        return False
+
+
 def load_json(path: str, backend_args: dict | None) -> object:
     """The content of an annotation file in JSON.
 

@@ -4,15 +4,16 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
-from mmext.engine.config_file import load_config_file
+from mmext.engine.config_file import load_config_file, merge_options
 from mmext.engine.dist import LAUNCHERS, set_device, setup_dist
 from mmext.engine.preflight import PreflightError, explain_unbuilt_dataset
 from mmext.engine.preflight_evaluators import explain_unbuilt_evaluator
@@ -28,13 +29,7 @@ USER_ERRORS = (ValueError, KeyError, OSError, ImportError, SyntaxError)
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that every tool with a Runner has."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings to change in the config, e.g. train_cfg.max_epochs=10 or a="[1,2]"',
-    )
+    add_config_options(parser)
     parser.add_argument(
         '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
     )
@@ -42,6 +37,38 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     # Older launchers pass the rank as an argument, under either spelling.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     add_traceback_argument(parser)
+
+
+class OptionsAction(DictAction):
+    """mmengine's KEY=VALUE, whose mistakes are those of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Reads the settings into a dict."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        # No '=', or brackets without their counterparts.
+        except (ValueError, AssertionError) as error:
+            got = ' '.join(values)
+            raise argparse.ArgumentError(
+                self, f'got {got}, expected settings such as train_cfg.max_epochs=10 or a="[1,2]"'
+            ) from error
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that changes the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        metavar='KEY=VALUE',
+        help='settings to change in the config, e.g. train_cfg.max_epochs=10 or a="[1,2]"',
+    )
 
 
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +81,14 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: if the config or one of its bases does not exist.
-        ValueError: if the device is not there.
+        ValueError: if the device is not there, or the config or a setting is wrong.
     """
     if args.device:
         set_device(args.device)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config_file(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -70,21 +97,44 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def check_parts(cfg: Config, names: Sequence[str], purpose: str) -> None:
+    """Looks for the parts of the config that a run needs.
+
+    Raises:
+        ValueError: if some are missing, such as in a file below `_base_`.
+    """
+    # All that mmengine wants to know of a test loop is that there is one: `test_cfg` may be empty.
+    missing = [
+        name
+        for name in names
+        if not cfg.get(name) and (name != 'test_cfg' or cfg.get(name) is None)
+    ]
+    if missing:
+        raise ValueError(f'config {cfg.filename} has no {", ".join(missing)}: nothing to {purpose}')
+
+
 def check_checkpoint(path: str) -> None:
     """Looks for a checkpoint file before minutes are spent on loading data; addresses are left alone.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if it is a folder.
     """
+    if Path(path).is_dir():
+        raise ValueError(f'checkpoint {path} is a folder; give a file, such as {path}/epoch_20.pth')
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
 
 
 def add_hook(cfg: Config, hook: dict) -> None:
-    """Adds a hook to the config unless it has one of this type already."""
+    """Adds a hook to the config; one of this type that is there already takes over the settings of `hook`."""
     hooks = cfg.get('custom_hooks') or []
-    if all(other['type'] != hook['type'] for other in hooks):
-        cfg.custom_hooks = [*hooks, hook]
+    for other in (*(cfg.get('default_hooks') or {}).values(), *hooks):
+        # None switches a default hook off.
+        if other is not None and other['type'] == hook['type']:
+            other.update(hook)
+            return
+    cfg.custom_hooks = [*hooks, hook]
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -66,6 +66,8 @@ def convert(args: argparse.Namespace) -> int:
     """
     if not args.raw.is_dir():
         raise ValueError(f'{args.raw} is no folder. Give the folder of the raw data.')
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f'OUT ({args.out}) is a file. Give a folder, new or old.')
     if args.out.resolve().is_relative_to(args.raw.resolve()):
         raise ValueError(
             f'OUT lies in RAW ({args.out}): its images would be read as raw data. Choose another.'

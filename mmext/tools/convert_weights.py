@@ -4,6 +4,9 @@ Writes DST, a checkpoint that loads with `weights_only=True`, and beside it a co
 stem that fits it; older files of these names are replaced. No code of the other project is imported
 or executed. Exit code 2 if the file cannot be converted. Converted weights keep the licence of
 their source.
+
+The other way round, `convert_weights.py SRC DST --to deim` writes a checkpoint of mmext as the other
+project has them; an older DST is replaced.
 """
 
 import argparse
@@ -16,6 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmext.models.common.weight_files import read_weight_file
+from mmext.models.deim import weights as deim_weights
+from mmext.models.deim.parts import Detected
 from mmext.models.yolo.variants import Variant
 from mmext.models.yolo.weights import convert_state_dict, read_published
 from mmext.tools.command import add_traceback_argument, run_command
@@ -39,6 +45,18 @@ class Converted(NamedTuple):
     report: list[str]
 
 
+class Exported(NamedTuple):
+    """A checkpoint in the form of another project.
+
+    Attributes:
+        content: What the file holds.
+        report: Lines for the user.
+    """
+
+    content: dict[str, Any]
+    report: list[str]
+
+
 # Epochs in the names of the shipped configs, which are the published schedules.
 _SEGMENT_EPOCHS = {'v8': 500, 'v11': 600}
 _SEGMENT_CONFIG = '''"""The model that fits the converted weights beside this file: {title}.
@@ -49,6 +67,17 @@ With another number of classes than 80, point the data sets at your own before t
 _base_ = 'mmext::yolo/{base}'
 load_from = {{checkpoint}}
 model = dict(bbox_head=dict(num_classes={num_classes}, num_prototypes={num_prototypes}))
+'''
+
+_DEIM_CONFIG = '''"""The model that fits the converted weights beside this file: {title}.
+
+With another number of classes than 80, point the data sets at your own before testing or training.
+Training starts from these weights, so it needs no file for the backbone.
+"""
+
+_base_ = 'mmext::deim/deimv2_{name}_coco.py'
+load_from = {{checkpoint}}
+model = dict(backbone=dict(checkpoint=None), decoder=dict(num_classes={num_classes}))
 '''
 
 
@@ -73,8 +102,49 @@ def convert_ultralytics(path: Path) -> Converted:
     return Converted(state_dict, meta, segment_config(variant), report)
 
 
+def convert_deim(path: Path) -> Converted:
+    """DEIMv2 checkpoints of all twelve sizes: published .pth and .safetensors, and transformers' port."""
+    tensors, place = read_weight_file(path)
+    try:
+        state_dict, conversion = deim_weights.convert_state_dict(tensors)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    detected = conversion.detected
+    # Counters of batch norm are not worth a line.
+    refilled = [name for name in conversion.refilled if not name.endswith('.num_batches_tracked')]
+    report = [
+        f'{detected.title}, {detected.num_classes} classes, names of {conversion.naming} weights',
+        f'taken from: {place or "the whole file"}',
+        *_count_lines(state_dict),
+        f'filled in: {_shortened(refilled)}',
+        f'not needed: {_shortened(conversion.ignored)}',
+    ]
+    meta = dict(size=detected.name, num_classes=detected.num_classes)
+    return Converted(state_dict, meta, deim_config(detected), report)
+
+
+def export_deim(path: Path) -> Exported:
+    """A checkpoint of `mmext.DEIM` as the published ones are, entry by entry."""
+    try:
+        state_dict, detected = deim_weights.revert_state_dict(read_weight_file(path).tensors)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    side = detected.variant.input_size
+    report = [
+        f'{detected.title}, {detected.num_classes} classes',
+        f'{len(state_dict)} tensors under the published names',
+        f'decoder.anchors and decoder.valid_mask are those of images of {side} x {side}',
+    ]
+    return Exported({'model': state_dict}, report)
+
+
 # One function a source, from the path of its file; another source is one more entry.
-SOURCES: dict[str, Callable[[Path], Converted]] = {'ultralytics': convert_ultralytics}
+SOURCES: dict[str, Callable[[Path], Converted]] = {
+    'ultralytics': convert_ultralytics,
+    'deim': convert_deim,
+}
+# The same for the way back.
+TARGETS: dict[str, Callable[[Path], Exported]] = {'deim': export_deim}
 
 
 def title(variant: Variant) -> str:
@@ -91,6 +161,13 @@ def segment_config(variant: Variant) -> str:
         base=f'segment_{name}_8xb16-{_SEGMENT_EPOCHS[variant.version]}e_coco.py',
         num_classes=variant.num_classes,
         num_prototypes=variant.num_prototypes,
+    )
+
+
+def deim_config(detected: Detected) -> str:
+    """Text of a config that takes all but the number of classes from a shipped one."""
+    return _DEIM_CONFIG.format(
+        title=detected.title, name=detected.name, num_classes=detected.num_classes
     )
 
 
@@ -123,6 +200,29 @@ def convert(source: str, src: Path, dst: Path) -> list[str]:
     ]
 
 
+def export(target: str, src: Path, dst: Path) -> list[str]:
+    """Read, convert back, write the checkpoint.
+
+    Returns:
+        Lines of the report.
+
+    Raises:
+        OSError: A file that cannot be read or written.
+        ValueError: A file that cannot be converted.
+    """
+    if dst.resolve() == src.resolve():
+        raise ValueError(f'{dst} cannot be written: give a new file')
+    content, report = TARGETS[target](src)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, dst)
+    return [f'{src}: {report[0]}', *(f'  {line}' for line in report[1:]), f'written: {dst}']
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first names."""
+    return f'{", ".join(names[:4])}{f" and {len(names) - 4} more" * (len(names) > 4)}' or 'nothing'
+
+
 def _count_lines(names: Iterable[str]) -> list[str]:
     """Number of tensors of each part of the model."""
     counts = Counter(name.partition('.')[0] for name in names)
@@ -136,8 +236,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('src', type=Path, help='checkpoint of the other project')
     parser.add_argument('dst', type=Path, help='checkpoint to write, ending in .pth')
-    parser.add_argument(
-        '--source', required=True, choices=sorted(SOURCES), help='the project that SRC is from'
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument(
+        '--source', choices=sorted(SOURCES), help='the project that SRC is from; DST is for mmext'
+    )
+    direction.add_argument(
+        '--to', choices=sorted(TARGETS), help='the project that DST is for; SRC is of mmext'
     )
     add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -145,7 +249,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Converts as the command line says, and prints the report."""
-    print('\n'.join(convert(args.source, args.src, args.dst)))
+    if args.to:
+        lines = export(args.to, args.src, args.dst)
+    else:
+        lines = convert(args.source, args.src, args.dst)
+    print('\n'.join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,15 +2,18 @@
 
 Writes OUT/train.json, OUT/val.json and OUT/images/. The same arguments give the same files. Exit
 code 2 if the arguments are wrong or OUT may not be written to.
+
+    make_synthetic OUT --objects 20-40 --object-scale 0.4 --size 512    # crowded images
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmext.datasets.converters.writer import summary
-from mmext.datasets.synthetic import PRESETS, write_dataset
+from mmext.datasets.synthetic import PRESETS, Preset, crowded, write_dataset
 from mmext.tools.command import add_traceback_argument, run_command
 
 
@@ -31,17 +34,46 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--size', type=int, default=256, metavar='PX', help='long side of the images (default: 256)'
     )
     parser.add_argument(
+        '--objects',
+        metavar='N[-M]',
+        help='defects in an image that has any; default: few, by the preset. One that finds no place is left out',
+    )
+    parser.add_argument(
+        '--object-scale',
+        type=float,
+        default=1.0,
+        metavar='X',
+        help='length of defects (default: 1)',
+    )
+    parser.add_argument(
         '--overwrite', action='store_true', help='replace an earlier synthetic data set in OUT'
     )
     add_traceback_argument(parser)
     return parser.parse_args(argv)
 
 
+def choose_preset(args: argparse.Namespace) -> Preset:
+    """The preset of the command line, with the number and the size of objects that it asks for.
+
+    Raises:
+        ValueError: numbers that cannot be.
+    """
+    if not 0 < args.object_scale <= 4:
+        raise ValueError(f'--object-scale: got {args.object_scale}; expected a number in (0, 4]')
+    preset = replace(PRESETS[args.preset], defect_scale=args.object_scale)
+    if args.objects is None:
+        return preset
+    fewest, _, most = args.objects.partition('-')
+    if not (fewest.isdecimal() and (most or fewest).isdecimal()):
+        raise ValueError(f'--objects: got {args.objects!r}; expected N or N-M, such as 20-40')
+    return crowded(preset, int(fewest), int(most or fewest))
+
+
 def generate(args: argparse.Namespace) -> None:
     """Write the data set and say what is in it."""
     splits = write_dataset(
         args.out,
-        PRESETS[args.preset],
+        choose_preset(args),
         num_images={'train': args.num_train, 'val': args.num_val},
         size=args.size,
         seed=args.seed,

@@ -15,17 +15,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from tqdm import tqdm
 
 from mmext.apis import InstanceInferencer, Prediction, Tiling
 from mmext.apis.image_inputs import find_images, relative_names
-from mmext.apis.model import read_config
+from mmext.apis.inferencer import prediction_config
+from mmext.apis.model import init_tta_model, read_config
 from mmext.apis.timing import Seconds
+from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
 from mmext.evaluation.coco_results import class_name, coco_images, coco_results
 from mmext.tools.command import (
+    add_config_options,
     add_traceback_argument,
     check_checkpoint,
     error_message,
@@ -59,8 +61,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--whole', action='store_true', help='the whole photo beside its tiles, for large objects'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of config'
+        '--tta', action='store_true', help="test-time augmentation: the config's views, averaged"
     )
+    add_config_options(parser)
     parser.add_argument(
         '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
     )
@@ -138,16 +141,13 @@ def make_inferencer(args: argparse.Namespace, tiling: Tiling | None) -> Instance
         set_device(args.device)
     cfg = read_config(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     check_checkpoint(args.checkpoint)
-    return InstanceInferencer(
-        cfg,
-        args.checkpoint,
-        get_device(),
-        score_thr=args.score_thr,
-        batch_size=args.batch_size,
-        tiling=tiling,
-    )
+    settings: dict = dict(score_thr=args.score_thr, batch_size=args.batch_size, tiling=tiling)
+    if args.tta:
+        model = init_tta_model(prediction_config(cfg, None), args.checkpoint, get_device())
+        return InstanceInferencer(model, **settings)
+    return InstanceInferencer(cfg, args.checkpoint, get_device(), **settings)
 
 
 class PredictionRun:

@@ -12,6 +12,7 @@ from mmext.tools.command import (
     add_runtime_arguments,
     build_runner,
     check_checkpoint,
+    check_parts,
     explained_datasets,
     load_config,
     run_command,
@@ -63,12 +64,12 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         raise ValueError(
             '--show-dir: the config has no visualizer or no default_hooks.visualization; add '
             "visualizer=dict(type='mmext.InstanceVisualizer', vis_backends=[dict(type='LocalVisBackend')]) "
-            "and default_hooks.visualization=dict(type='DetVisualizationHook')"
+            "and default_hooks.visualization=dict(type='mmext.InstanceVisualizationHook')"
         )
     # mmdet's hook joins a relative folder to its own result, anew for every batch.
     absolute = str(Path(folder).resolve())
     hook.draw = True
-    if hook.type.endswith('DetVisualizationHook'):
+    if hook.type.endswith(('DetVisualizationHook', 'InstanceVisualizationHook')):
         hook.test_out_dir = absolute
     else:
         cfg.visualizer.save_dir = absolute
@@ -107,12 +108,7 @@ def edit_config(cfg: Config, args: argparse.Namespace) -> None:
         ValueError: if the config cannot be tested, or not in this way.
         FileNotFoundError: if there is no such checkpoint.
     """
-    missing = [key for key in ('test_dataloader', 'test_cfg', 'test_evaluator') if not cfg.get(key)]
-    # test_cfg may be an empty dict, the other two may not.
-    if 'test_cfg' in missing and cfg.get('test_cfg') is not None:
-        missing.remove('test_cfg')
-    if missing:
-        raise ValueError(f'config {args.config} has no {", ".join(missing)}: nothing to test on')
+    check_parts(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'test on')
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     # The score of a model that is partly random would mean nothing.

@@ -12,6 +12,7 @@ from mmext.tools.command import (
     add_runtime_arguments,
     build_runner,
     check_checkpoint,
+    check_parts,
     explained_datasets,
     load_config,
     run_command,
@@ -106,6 +107,7 @@ def edit_config(cfg: Config, args: argparse.Namespace) -> None:
         ValueError: if an argument does not suit the config.
         FileNotFoundError: if there is no checkpoint to start from.
     """
+    check_parts(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'train on')
     if args.amp or (get_device() == 'cpu' and cfg.optim_wrapper.get('type') == 'AmpOptimWrapper'):
         enable_amp(cfg)
     if args.auto_scale_lr:

@@ -85,7 +85,11 @@ def draw_instances(
 
     Returns:
         (H, W, 3) uint8.
+
+    Raises:
+        ValueError: the masks are of another size than the image.
     """
+    _check_size(masks, image)
     canvas = np.ascontiguousarray(image).copy()
     if masks is not None:
         for (window, inside), color in zip(_filled_windows(masks), colors, strict=True):
@@ -115,6 +119,21 @@ def to_bitmaps(masks: Masks) -> np.ndarray:
             return np.zeros((0, 1, 1), dtype=bool)
         return np.stack([coco_mask.decode(rle) for rle in masks]).astype(bool)
     raise TypeError(f'cannot draw masks of type {type(masks).__name__}')
+
+
+def _check_size(masks: Masks | None, image: np.ndarray) -> None:
+    """A photo that was read again may be turned another way than the model saw it."""
+    if masks is None or not len(masks):
+        return
+    if isinstance(masks, BitmapMasks | PolygonMasks):
+        size = (masks.height, masks.width)
+    else:
+        size = tuple(masks[0]['size'] if isinstance(masks[0], dict) else masks[0].shape)
+    if size != image.shape[:2]:
+        raise ValueError(
+            f'got masks of (h, w) {size} for an image of {image.shape[:2]}; expected the same. To draw photos that '
+            "are stored turned, set default_hooks.visualization=dict(type='mmext.InstanceVisualizationHook')."
+        )
 
 
 def class_colors(palette: Sequence[tuple] | str | None, num_classes: int) -> list[tuple]:

@@ -52,7 +52,9 @@ class SquareFinder(nn.Module):
         instances = InstanceData(
             bboxes=torch.tensor([bbox for bbox, _, _ in found], dtype=torch.float32).reshape(-1, 4),
             # Larger parts are surer.
-            scores=torch.tensor([0.5 + mask.mean() / 2 for _, _, mask in found]),
+            scores=torch.tensor(
+                [0.5 + mask.mean() / 2 for _, _, mask in found], dtype=torch.float32
+            ),
             labels=torch.tensor([label for _, label, _ in found], dtype=torch.long),
         )
         masks = [mask for _, _, mask in found]

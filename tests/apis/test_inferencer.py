@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 import mmext.apis.timing as timing
 from mmext.apis import InstanceInferencer, Tiling, init_model
 from mmext.apis.image_inputs import find_images, relative_names
+from mmext.models.common.instance_tta import InstanceTTAModel
 from tests.apis.square_finder import PIPELINE, SquareFinder, draw_objects, find_objects
 from tests.tiny import make_tiny_coco, tiny_segment_config
 
@@ -73,6 +74,32 @@ def test_call__finds_what_connected_components_are(tiling, mask_format):
     expected = true_set(image, with_masks=mask_format != 'none')
     assert len(expected) > 30
     assert as_set(found) == expected
+
+
+@pytest.mark.parametrize('tiling', [None, Tiling(100)], ids=['untiled', 'tiles'])
+def test_call__views_of_photos_and_tiles_are_turned_back(tiling):
+    image = crowded_photo(seed=1)
+    model = InstanceTTAModel(SquareFinder(), max_per_img=300)
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'flip', 'flip_direction')
+    views = [
+        [
+            dict(type='mmdet.RandomFlip', prob=0.0),
+            dict(type='mmdet.RandomFlip', prob=1.0, direction='horizontal'),
+            dict(type='mmdet.RandomFlip', prob=1.0, direction='diagonal'),
+        ],
+        [dict(type='mmdet.PackDetInputs', meta_keys=keys)],
+    ]
+    model.cfg = model.module.cfg
+    model.cfg.tta_pipeline = [PIPELINE[0], dict(type='TestTimeAug', transforms=views)]
+    model.dataset_meta = model.module.dataset_meta
+    found = predict(model, image, tiling=tiling, batch_size=4)
+    # Means of equal boxes, to within rounding.
+    torch.testing.assert_close(found.bboxes, found.bboxes.round(), atol=1e-3, rtol=0)
+    found.bboxes = found.bboxes.round()
+    expected = true_set(image)
+    assert len(expected) > 30
+    assert as_set(found) == expected
+    assert model.module.batch_sizes[:3] == [1 if tiling is None else 4] * 3
 
 
 def test_call__batches_reach_over_photos_and_results_keep_the_order():

@@ -106,7 +106,7 @@ def test_init_model__missing_files_are_named(config_file, tmp_path):
     ('line', 'error', 'message'),
     [
         ("_base_ = ['gone_base.py']", FileNotFoundError, r'/gone_base\.py'),
-        ("custom_imports = dict(imports=['gone_module'])", ImportError, 'gone_module'),
+        ("custom_imports = dict(imports=['gone_module'])", ValueError, r'broken\.py.*gone_module'),
     ],
     ids=['base', 'custom_imports'],
 )

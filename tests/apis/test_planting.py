@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from mmext.apis.planting import RINGS, draw_objects, plant, plant_masks
+from mmext.apis import planting
+from mmext.apis.planting import RINGS, draw_objects, plant, plant_masks, planted_outputs
 from mmext.models.yolo.outputs import SegmentOutputs, decode_boxes, flatten_outputs
 from mmext.models.yolo.postprocess import TestSettings, select_detections
 
@@ -57,6 +59,28 @@ def test_plant_masks__half_full_and_with_outlines():
     # Changes along a row of 96 pixels: a zero of noise every one or two blobs.
     changes = (masks[..., 1:] != masks[..., :-1]).float().sum(dim=-1).mean()
     assert 1 < changes < 6
+
+
+class LastLevelOfTwoCells(nn.Module):
+    """A head of four levels on an input of 96 pixels: at stride 64 it has two cells, and not one and a half."""
+
+    strides = (8, 16, 32, 64)
+
+    def forward(self) -> SegmentOutputs:
+        levels = [torch.zeros(1, 8, side, side) for side in (12, 6, 3, 2)]
+        return SegmentOutputs(levels, levels, levels, torch.zeros(1, 8, 24, 24))
+
+
+def test_planted_outputs__strides_are_those_of_the_head(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        planting, 'draw_objects', lambda num, *, strides, **_: drawn.append(tuple(strides)) or []
+    )
+    head = LastLevelOfTwoCells()
+    with planted_outputs(head, 3, area=(0, 0, 96, 96), input_size=(96, 96)):
+        assert head().cls_scores[3].max() < 0
+    assert drawn == [(8, 16, 32, 64)]
+    assert head().cls_scores[3].max() == 0
 
 
 def test_draw_objects__inside_the_area_and_of_many_sizes():

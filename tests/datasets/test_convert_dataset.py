@@ -117,6 +117,29 @@ def test_main__out_below_raw_is_refused(raw: Path, capsys: pytest.CaptureFixture
     assert 'OUT lies in RAW' in capsys.readouterr().err
 
 
+def test_main__out_that_is_a_file_is_refused(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = write_text(tmp_path / 'out', 'mine')
+    assert main(['yolo', str(raw), str(out)]) == 2
+    assert f'OUT ({out}) is a file' in one_error(capsys)
+    assert out.read_text() == 'mine'
+
+
+@pytest.mark.parametrize(
+    ('name', 'option', 'value'),
+    [('magnetic_tile', 'num-free', '-3'), ('masks', 'min-pixels', '2.5')],
+)
+def test_main__number_that_counts_nothing_is_refused(
+    name: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, 'raw', 'out', f'--{option}={value}'])
+    assert stopped.value.code == 2
+    message = f'argument --{option}: got {value}, expected a whole number of 0 or more'
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('kind', ['empty', 'truncated', 'text'])
 def test_read__bad_image_is_left_out_and_named(kind: str, raw: Path, tmp_path: Path) -> None:
     bad = write_image(raw / 'images' / '05.jpg', 40, 30)
@@ -190,6 +213,11 @@ def test_assign_splits__respects_what_the_raw_data_says() -> None:
 def test_assign_splits__refuses_shares_that_are_none(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match='three shares that sum to 1'):
         assign_splits(_records([('a', 'x', 1)]), fractions, seed=0)
+
+
+def test_dataset__two_classes_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"more than once: \['a'\], in \['a', 'b', 'a'\]"):
+        RawDataset(['a', 'b', 'a'], [])
 
 
 def test_writer__two_images_of_one_name_are_refused(tmp_path: Path) -> None:

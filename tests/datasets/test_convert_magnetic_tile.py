@@ -56,6 +56,15 @@ def test_objects__components_holes_specks_and_soft_edges(tmp_path: Path) -> None
     assert 'exp1_num_100.png (1 components below 9 pixels)' in report(tmp_path / 'out')
 
 
+def test_objects__of_a_mask_with_one_bit_a_pixel(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), bool)
+    mask[5:15, 8:20] = True
+    _photo(tmp_path / 'raw', 'Crack', 1, 100, mask)
+    (image,) = convert('magnetic_tile', tmp_path / 'raw', tmp_path / 'out').values()
+    ((_, annotation),) = image['objects']
+    np.testing.assert_array_equal(coco_mask.decode(annotation['segmentation']), mask)
+
+
 def test_read__free_photos_have_no_objects(tmp_path: Path) -> None:
     _photo(tmp_path / 'raw', 'Free', 1, 100)
     _photo(tmp_path / 'raw', 'Fray', 1, 5000)

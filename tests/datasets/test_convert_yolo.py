@@ -170,6 +170,8 @@ def test_text_file__that_is_not_text_is_named(raw: Path, tmp_path: Path) -> None
         (None, 'names no classes. Write data.yaml'),
         ('names: []', 'names no classes'),
         ('names: {1: cat, 2: dog}', 'not numbered from 0'),
+        ('names: {0: cat, x: dog}', 'not numbered from 0'),
+        ('names: [cat, dog, cat]', "more than once: ['cat']"),
         ('names: [cat', 'is no YAML file'),
     ],
 )
@@ -181,3 +183,12 @@ def test_class_names__missing_or_wrong(
         write_text(raw / 'data.yaml', yaml)
     assert main(['yolo', str(raw), str(tmp_path / 'out')]) == 2
     assert message in one_error(capsys)
+
+
+@pytest.mark.parametrize('entry', ['5', '[5]', '{a: b}'])
+def test_split__that_is_no_folder_is_named(
+    entry: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(raw / 'data.yaml', f'names: [cat, dog]\nval: {entry}\n')
+    assert main(['yolo', str(raw), str(tmp_path / 'out')]) == 2
+    assert f'`val` in the YAML file of {raw} is' in one_error(capsys)

@@ -213,15 +213,24 @@ def test_subset_of_classes__other_objects_are_left_out_and_counted(
         ({'bbox': [1, 2, 'x', 4]}, 'box that is not four numbers, left out', 2),
         ({'bbox': [1, 2, float('nan'), 4]}, 'box that is not four numbers, left out', 2),
         ({'bbox': [30, 5, 20, 10]}, 'box reaches outside the image, clipped', 3),
-        ({'segmentation': [[1, 1, 9, 9]]}, 'polygon with fewer than 3 points, object left out', 2),
+        (
+            {'segmentation': [[1, 1, 9, 9]]},
+            'polygon that is not three or more points, object left out',
+            2,
+        ),
         (
             {'segmentation': [[1, 1, 9, 9, 5]]},
-            'polygon with fewer than 3 points, object left out',
+            'polygon that is not three or more points, object left out',
+            2,
+        ),
+        (
+            {'segmentation': [[1, 1, 9, 'x', 5, 5]]},
+            'polygon that is not three or more points, object left out',
             2,
         ),
         (
             {'segmentation': [*POLYGON, [1, 1, 9, 9]]},
-            'polygon with fewer than 3 points, that part left out',
+            'polygon that is not three or more points, that part left out',
             3,
         ),
         ({'segmentation': {'size': [30, 40]}}, 'run-length mask without counts, left out', 2),
@@ -250,7 +259,7 @@ def test_bad_objects__one_warning_counts_them_all(root: Path, warnings_logged: l
     _build(root, coco)
     (message,) = warnings_logged
     assert 'warning: 8 x box smaller than one pixel' in message and '... and 3 more' in message
-    assert 'warning: 1 x polygon with fewer than 3 points' in message
+    assert 'warning: 1 x polygon that is not three or more points' in message
     assert '3.png (annotation 100: [0, 5, 0, 3])' in message
 
 

@@ -12,7 +12,15 @@ from mmdet.datasets import CocoDataset
 from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 
-from mmext.datasets.synthetic import METAL, NORMAL, PRESETS, TILE, Preset, generate_image
+from mmext.datasets.synthetic import (
+    METAL,
+    NORMAL,
+    PRESETS,
+    TILE,
+    Preset,
+    crowded,
+    generate_image,
+)
 from mmext.datasets.synthetic.shapes import arc_path, blob, stroke, wandering_path
 from mmext.tools.make_synthetic import main
 
@@ -172,6 +180,28 @@ def test_generate_image__shares_of_normal_images_and_classes(preset):
     assert counts.min() > 0.08 * counts.sum()
 
 
+def test_crowded__as_many_defects_as_asked_for_and_find_room():
+    preset = crowded(METAL, 12, 15)
+    assert preset.num_defects == (0.0,) * 11 + (0.25,) * 4
+    samples = [generate_image(np.random.default_rng([5, i]), preset, 96) for i in range(8)]
+    counts = [len(sample.labels) for sample in samples if len(sample.labels)]
+    assert max(counts) <= 15 and np.median(counts) >= 10
+    assert all((sample.masks.sum(axis=0) <= 1).all() for sample in samples)
+
+
+def test_make_synthetic__small_objects_in_crowds(tmp_path):
+    options = ['--num-train', '4', '--num-val', '0', '--size', '128', '--objects', '6']
+    areas = {}
+    for scale in ('1', '0.5'):
+        out = tmp_path / scale
+        assert main([str(out), *options, '--object-scale', scale]) == 0
+        coco = json.loads((out / 'train.json').read_text())
+        per_image = np.bincount([a['image_id'] for a in coco['annotations']])
+        assert set(per_image.tolist()) - {0} <= {4, 5, 6}
+        areas[scale] = np.median([annotation['area'] for annotation in coco['annotations']])
+    assert areas['0.5'] < 0.6 * areas['1']
+
+
 @pytest.mark.parametrize(
     ('preset', 'index'), ALL_CLASSES, ids=[p.classes[i].alias for p, i in ALL_CLASSES]
 )
@@ -245,6 +275,10 @@ def test_generate_image__tiles_are_grey_and_sheets_are_not():
         (['--size', '32'], 'expected 64 to 4096'),
         (['--size', '5000'], 'expected 64 to 4096'),
         (['--seed', '-3'], 'got seed -3'),
+        (['--objects', 'many'], "--objects: got 'many'; expected N or N-M"),
+        (['--objects', '5-2'], 'got 5 to 2 defects an image'),
+        (['--objects', '0-2'], 'got 0 to 2 defects an image'),
+        (['--object-scale', '0'], '--object-scale: got 0.0'),
     ],
 )
 def test_make_synthetic__wrong_numbers(arguments, message, tmp_path, capsys):

@@ -1,10 +1,11 @@
-"""Reading configs: an error about `_base_` names the file that asks and the file that is not there."""
+"""Reading configs: an error names the file that it is in, and what asks for a file that is not there."""
 
 import re
 
 import pytest
+from mmengine.config import Config
 
-from mmext.engine.config_file import load_config_file
+from mmext.engine.config_file import load_config_file, merge_options
 
 
 def test_load_config_file__inherits(tmp_path):
@@ -43,3 +44,51 @@ def test_load_config_file__other_missing_files_are_reported_as_they_are(tmp_path
     with pytest.raises(FileNotFoundError, match='gone.txt') as error:
         load_config_file(tmp_path / 'leaf.py')
     assert '_base_' not in str(error.value)
+
+
+@pytest.mark.parametrize('is_base', [False, True], ids=['itself', 'of a base'])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a = 1\nb = c\n', ", line 2: NameError: name 'c' is not defined"),
+        ("a = 1\nb = 'x' + 1\n", ', line 2: TypeError: can only concatenate str'),
+        ('def f():\n    return {}["k"]\n\na = f()\n', ", line 2: KeyError: 'k'"),
+        ('a = 1\nb = dict(c=2\n', ", line 2: '(' was never closed: b = dict(c=2"),
+        ('a = 1\n b = 2\n', ', line 2: unexpected indent: b = 2'),
+    ],
+    ids=['name', 'type', 'in a function', 'bracket', 'indent'],
+)
+def test_load_config_file__mistake_in_a_config_is_told_with_its_line(
+    tmp_path, text, message, is_base
+):
+    broken, leaf = tmp_path / 'broken.py', tmp_path / 'leaf.py'
+    broken.write_text(text)
+    (tmp_path / 'sound.py').write_text('s = 1\n')
+    leaf.write_text("_base_ = ['sound.py', 'broken.py']\n")
+    with pytest.raises(ValueError) as error:
+        load_config_file(leaf if is_base else broken)
+    assert str(error.value).startswith(f'config {broken}{message}')
+
+
+def test_load_config_file__other_kinds_of_mistakes_name_the_config(tmp_path):
+    (tmp_path / 'a.json').write_text('{"a": 1')
+    (tmp_path / 'a.txt').write_text('a = 1')
+    with pytest.raises(ValueError, match=r'config .*a\.json: JSONDecodeError: '):
+        load_config_file(tmp_path / 'a.json')
+    with pytest.raises(ValueError, match=r'config .*a\.txt: OSError: Only py'):
+        load_config_file(tmp_path / 'a.txt')
+    with pytest.raises(ValueError, match=rf'config {tmp_path} is a folder'):
+        load_config_file(tmp_path)
+
+
+def test_merge_options__changes_what_the_paths_lead_to():
+    cfg = Config(dict(a=dict(b=1), steps=[dict(c=1), dict(c=2)]))
+    merge_options(cfg, {'a.b': 2, 'steps.1.c': 3, 'new.d': 4})
+    assert cfg.to_dict() == dict(a=dict(b=2), steps=[dict(c=1), dict(c=3)], new=dict(d=4))
+
+
+@pytest.mark.parametrize('path', ['a.b.c', 'steps.9.c', 'steps.x.c'])
+def test_merge_options__path_to_nowhere_is_named(path):
+    cfg = Config(dict(a=dict(b=1), steps=[dict(c=1)]))
+    with pytest.raises(ValueError, match=rf'--cfg-options {path}=5: '):
+        merge_options(cfg, {path: 5})

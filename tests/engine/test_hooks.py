@@ -40,6 +40,29 @@ def test_step_ema__one_update_per_optimizer_step() -> None:
     assert hook.ema_model.module.weight.item() == pytest.approx(average, rel=1e-6)
 
 
+def test_step_ema__published_horizon_of_deim() -> None:
+    """Parameters and float buffers with decay 0.9999 (1 - exp(-u / 1000)) at update u, after a first copy."""
+    model = nn.BatchNorm1d(2)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, epoch=0)
+    hook = StepEMAHook(ema_type=ExpMomentumEMA, momentum=1e-4, gamma=1000, update_buffers=True)
+    hook.before_run(runner)
+    generator = torch.Generator().manual_seed(0)
+    expected: dict[str, torch.Tensor] = {}
+    for update in range(1, 40):
+        wrapper.update_params(model(torch.rand(4, 2, generator=generator)).square().sum())
+        hook.after_train_iter(runner, update - 1)
+        decay = 0.9999 * (1 - np.exp(-update / 1000)) if update > 1 else 0.0
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                before = expected.get(name, torch.zeros(()))
+                expected[name] = decay * before + (1 - decay) * value.double()
+    averages = hook.ema_model.module.state_dict()
+    assert sorted(expected) == ['bias', 'running_mean', 'running_var', 'weight']
+    for name, value in expected.items():
+        torch.testing.assert_close(averages[name].double(), value, rtol=1e-5, atol=1e-6)
+
+
 def test_channels_last__same_result_in_another_format() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     images = torch.rand(2, 3, 16, 16)

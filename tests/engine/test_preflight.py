@@ -63,6 +63,18 @@ def test_sound_set_up__no_finding(root: Path) -> None:
     assert check_loaders({'train_dataloader': make_dataset(root)}) == []
 
 
+@pytest.mark.parametrize('loader', ['val_dataloader', 'test_dataloader'])
+def test_scored_data__of_normal_photos_only_warns(root: Path, loader: str) -> None:
+    """Training on nothing is a mistake, testing the false alarms is not."""
+    edit(root, lambda content: content['annotations'].clear())
+    dataset = make_dataset(root, test_mode=True)
+    assert check_loaders({loader: dataset}) == [
+        Finding(
+            False, f'{loader}.dataset: no object is annotated: nothing to find, and every AP is -1'
+        )
+    ]
+
+
 def test_classes__upper_case(root: Path) -> None:
     (text,) = errors(make_dataset(root, metainfo=dict(classes=('Square', 'Disc'))))
     assert 'train_dataloader.dataset: 2 of 2 classes are not in the annotation file' in text

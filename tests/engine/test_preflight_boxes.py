@@ -94,7 +94,7 @@ def test_boxes__malformed_stop_a_validation_that_scores_boxes(root: Path) -> Non
     edit(root, lambda content: content['annotations'][1].update(bbox=[1, 2, 3]))
     check_validation(root, 'segm')
     with pytest.raises(
-        PreflightError, match=r'1 boxes of val_evaluator\.ann_file are .* remove the annotations 2'
+        PreflightError, match=r'val_evaluator\.ann_file: 1 objects have a box .* the annotations 2$'
     ):
         check_validation(root, 'bbox')
 

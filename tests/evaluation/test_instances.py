@@ -188,10 +188,32 @@ def test_metric__unknown_name_is_refused(tmp_path, metric):
         InstanceCocoMetric(path, metric)
 
 
-def test_metric__annotation_without_a_number_of_its_own_is_refused(tmp_path):
-    path = write_truths(tmp_path / 'a.json', [truth(0, CHIP, (20, 20, 60, 60))], first_id=0)
-    with pytest.raises(ValueError, match='Number annotations from 1'):
-        InstanceCocoMetric(path)
+def test_scores__annotations_numbered_from_zero_count_like_others(tmp_path):
+    """pycocotools takes the id 0 for "not found": the first object would be a miss, its detection a mistake."""
+    boxes = [(20, 20, 60, 60), (70, 70, 90, 90)]
+    path = write_truths(tmp_path / 'a.json', [truth(0, CHIP, box) for box in boxes], first_id=0)
+    scores = score(InstanceCocoMetric(path), [sample(0, [(0, 0.9, box) for box in boxes])])
+    for key in ('bbox_mAP', 'segm_mAP', 'boundary_mAP', 'boundary_matched', 'boundary_IoU'):
+        assert scores[f'coco/{key}'] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'metric', 'fault'),
+    [
+        (dict(segmentation=[[1, 1, 9, 9]]), 'segm', 'a polygon that is not three or more points'),
+        (dict(segmentation=[]), 'boundary', 'no segmentation'),
+        (dict(bbox=[1, 2, 3]), 'bbox', 'a box that is not four numbers'),
+    ],
+    ids=['segm', 'boundary', 'bbox'],
+)
+def test_metric__object_that_cannot_be_scored_is_refused_by_the_metrics_that_need_it(
+    tmp_path, change, metric, fault
+):
+    truths = [truth(0, CHIP, (20, 20, 60, 60)), truth(0, DENT, (70, 70, 90, 90)) | change]
+    path = write_truths(tmp_path / 'a.json', truths)
+    with pytest.raises(ValueError, match=rf'a\.json: 1 objects have {fault} .* annotations 2$'):
+        InstanceCocoMetric(path, metric)
+    InstanceCocoMetric(path, 'segm' if metric == 'bbox' else 'bbox')
 
 
 def test_metric__model_without_masks_is_refused(tmp_path):

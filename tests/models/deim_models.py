@@ -1,4 +1,4 @@
-"""Backbones, encoders and decoders of every DEIMv2 size, built from the table, and weights by published names."""
+"""Every DEIMv2 size and its parts, built from the table, and weights by published names."""
 
 import torch
 from torch import nn
@@ -52,6 +52,22 @@ def decoder_config(variant: Variant) -> dict:
         gated=variant.gated,
         shares_bbox_head=variant.shares_bbox_head,
         reg_scale=variant.reg_scale,
+    )
+
+
+def detector_config(variant: Variant) -> dict:
+    """With the losses of the sizes below n, and without a preprocessor: inputs are what the backbone gets."""
+    return dict(
+        type='mmext.DEIM',
+        backbone=backbone_config(variant),
+        neck=encoder_config(variant),
+        decoder=decoder_config(variant),
+        criterion=dict(
+            type='mmext.DEIMCriterion',
+            matcher=dict(type='mmext.DEIMMatcher', change_epoch=1),
+            loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0),
+        ),
+        test_cfg=dict(max_per_img=300),
     )
 
 

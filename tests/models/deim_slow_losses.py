@@ -147,7 +147,7 @@ def ddf(layer, teacher, pairs: Sequence[Pair], targets: Sequence, counts: tuple[
     found = {(image, query): targets[image].boxes[g].tolist() for image, query, g in pairs}
     values: dict[bool, list[float]] = {True: [], False: []}
     for image, own in enumerate(layer.corners):
-        for query, edges in enumerate(own.reshape(len(own), 4, -1).tolist()):
+        for query, edges in enumerate(own.unflatten(1, (4, -1)).tolist()):
             truth = found.get((image, query))
             if truth is None:
                 weight = max(sigmoid(logit) for logit in teacher.logits[image, query].tolist())

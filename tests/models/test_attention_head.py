@@ -26,7 +26,11 @@ NUM_CLASSES = 3
 NUM_QUERIES = 6
 NUM_LAYERS = 4
 LEARNED = dict(decoder=dict(num_queries=NUM_QUERIES))
-SEEDED = dict(num_seeds=NUM_QUERIES)
+SEEDED = dict(
+    num_seeds=NUM_QUERIES,
+    decoder=dict(num_box_layers=1),
+    criterion=dict(type='mmext.QueryCriterion', num_points=32, box_point_ratio=0.5),
+)
 
 every_start = pytest.mark.parametrize('start', [LEARNED, SEEDED], ids=['learned', 'seeded'])
 every_mode = pytest.mark.parametrize(
@@ -204,6 +208,23 @@ def test_loss__any_size_and_one_class(start, size):
     assert torch.isfinite(found.scores).all() and found.masks.shape[1:] == size
 
 
+def test_loss__every_object_teaches_as_many_queries_as_asked_for(monkeypatch):
+    found = []
+    for count in (1, 3):
+        torch.manual_seed(1)
+        head = build_head(num_seeds=20, seeds_per_object=count)
+        forward = head.criterion.forward
+
+        def spy(*args: object, pairs: list, forward=forward, **others: object) -> dict:
+            found.append([gt.bincount(minlength=2) for _, gt in pairs])
+            return forward(*args, pairs=pairs, **others)
+
+        monkeypatch.setattr(head.criterion, 'forward', spy)
+        head.loss(features(*INPUT), samples(2, 2))
+    for one, three in zip(*found, strict=True):
+        assert (one >= 1).all() and (three >= 3).all() and one.sum() < three.sum()
+
+
 def test_loss__fewer_priors_than_seeds():
     head = build_head(num_seeds=30)
     loss = total(head.loss(features(32, 32), samples(2, 0, size=(32, 32))))
@@ -216,7 +237,9 @@ def test_loss__fewer_priors_than_seeds():
 @pytest.mark.parametrize('is_seeded', [False, True], ids=['learned', 'seeded'])
 def test_loss__makes_no_mask(is_seeded):
     size, queries = (256, 256), 100
-    start = dict(num_seeds=queries) if is_seeded else dict(decoder=dict(num_queries=queries))
+    start = (
+        dict(SEEDED, num_seeds=queries) if is_seeded else dict(decoder=dict(num_queries=queries))
+    )
     head = build_head(**start, det=dict(loss_mask=dict(type='mmext.PointMaskLoss', num_points=16)))
     x, batch = features(*size), samples(3, 5, size=size)
     with LargestTensor() as of_loss:
@@ -332,12 +355,13 @@ def test_predict__seeded_boxes_are_those_of_the_detections():
     [
         (dict(det=dict(loss_scale='batch')), r"got det.loss_scale='batch', expected 'mean'"),
         (dict(query_grad_scale=1.5), r'got query_grad_scale=1.5'),
+        (dict(seeds_per_object=0), r'seeds_per_object=0; expected .* at least 1'),
         (dict(num_seeds=5, decoder=dict(num_queries=5)), r'num_seeds=5 and decoder.num_queries=5'),
         (dict(decoder=dict(num_queries=0)), r'num_seeds=0 and decoder.num_queries=0'),
         (dict(test_cfg=dict(mode='seeded')), r"mode='seeded' for learned queries"),
         (dict(test_cfg=dict(score=0.1)), r"got \['score'\]"),
     ],
-    ids=['summed-loss', 'scale', 'both-starts', 'no-start', 'mode', 'unknown-key'],
+    ids=['summed-loss', 'scale', 'seeds', 'both-starts', 'no-start', 'mode', 'unknown-key'],
 )
 def test_config__mistakes_are_named(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -184,8 +184,9 @@ def test_backbone__wrong_settings(settings: dict, message: str) -> None:
         (dict(version='v9'), "unknown version 'v9'"),
         (dict(in_channels=(64, 128)), r'in_channels must have three entries.*\(64, 128\)'),
         (dict(out_channels=(64,)), r'out_channels must have three entries.*\(64,\)'),
+        (dict(in_channels=5), 'in_channels must have three entries.* got 5'),
     ],
-    ids=['version', 'in-channels', 'out-channels'],
+    ids=['version', 'in-channels', 'out-channels', 'no sequence'],
 )
 def test_neck__wrong_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

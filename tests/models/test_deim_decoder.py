@@ -188,8 +188,15 @@ def test_transformer__detached_where_the_description_says() -> None:
 
 def test_transformer__no_denoising() -> None:
     assert build(num_denoising=0)(random_maps(), objects(3, 3)).denoising is None
-    assert build()(random_maps(), objects(0, 0)).denoising is None
     assert build()(random_maps()).denoising is None
+
+
+def test_transformer__denoising_of_nothing_where_no_image_has_objects() -> None:
+    transformer, maps = build(), random_maps()
+    outputs, without = transformer(maps, objects(0, 0)), transformer(maps)
+    assert outputs.denoising is not None
+    assert [len(layer.boxes[0]) for layer in outputs.denoising.layers] == [0] * 3
+    assert_same(outputs.layers[-1], without.layers[-1])
 
 
 def test_transformer__one_class() -> None:

@@ -27,9 +27,7 @@ def objects(*counts: int) -> list[ImageTargets]:
 
 
 def make(targets: list[ImageTargets], num_denoising: int = 100) -> NoisyObjects:
-    noisy = make_noisy_objects(targets, CLASSES, num_denoising)
-    assert noisy is not None
-    return noisy
+    return make_noisy_objects(targets, CLASSES, num_denoising)
 
 
 def edges(boxes: Tensor) -> Tensor:
@@ -55,8 +53,10 @@ def test_noisy_objects__counts(counts: tuple[int, ...], num_groups: int) -> None
 
 
 def test_noisy_objects__none_without_objects() -> None:
-    assert make_noisy_objects(objects(0, 0), CLASSES, 100) is None
-    assert make_noisy_objects([], CLASSES, 100) is None
+    noisy = make(objects(0, 0))
+    assert noisy.labels.shape == (2, 0) and noisy.boxes.shape == (2, 0, 4)
+    assert [len(own) for own in noisy.matches.query_indices] == [0, 0]
+    assert block_groups(5, 0, noisy.matches.num_groups, torch.device('cpu')).sum() == 0
 
 
 def test_noisy_objects__matches_by_hand() -> None:
@@ -123,7 +123,6 @@ def test_noisy_objects__filling_has_no_class_and_no_size() -> None:
 def test_noisy_objects__one_class() -> None:
     targets = [ImageTargets(torch.zeros(4, dtype=torch.long), torch.rand(4, 4))]
     noisy = make_noisy_objects(targets, 1, 100)
-    assert noisy is not None
     assert not noisy.labels.any()
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmext.models.deim.outputs import LayerOutputs
 from mmext.models.deim.variants import VARIANTS, Variant
 from mmext.registry import MODELS
-from tests.models.deim_models import backbone_config, decoder_config, encoder_config, fill_by_name
+from tests.models.deim_models import decoder_config, detector_config, fill_by_name
 from tests.reference_numbers import named_array
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'deim_decoder.json'
@@ -30,36 +29,20 @@ def numbers() -> dict[str, dict[str, Any]]:
     return json.loads(GOLDEN.read_text())
 
 
-def build_network(variant: Variant) -> nn.ModuleDict:
-    """The parts under the names that published checkpoints have."""
-    return nn.ModuleDict(
-        dict(
-            backbone=MODELS.build(backbone_config(variant)),
-            encoder=MODELS.build(encoder_config(variant)),
-            decoder=MODELS.build(decoder_config(variant)),
-        )
-    )
-
-
 def as_in_golden(name: str) -> Variant:
     return VARIANTS[name]._replace(gated=False, shares_bbox_head=True)
-
-
-@torch.no_grad()
-def detect(network: nn.ModuleDict, image: Tensor) -> LayerOutputs:
-    features = network['encoder'](network['backbone'](image))
-    return network['decoder'](features).layers[-1]
 
 
 @pytest.mark.parametrize(
     'name', ['atto', 'n', pytest.param('s', marks=SLOW), pytest.param('l', marks=SLOW)]
 )
-def test_network__outputs_equal_the_reference(name: str, numbers: dict[str, Any]) -> None:
+@torch.no_grad()
+def test_detector__outputs_equal_the_reference(name: str, numbers: dict[str, Any]) -> None:
     given = numbers[name]
-    network = build_network(as_in_golden(name))
-    for prefix, part in network.items():
-        fill_by_name(part, f'{prefix}.')
-    outputs = detect(network, named_array('image', given['input']))
+    detector = MODELS.build(detector_config(as_in_golden(name))).eval()
+    for published, own in (('backbone', 'backbone'), ('encoder', 'neck'), ('decoder', 'decoder')):
+        fill_by_name(getattr(detector, own), f'{published}.')
+    outputs = detector(named_array('image', given['input']), mode='tensor')
     assert outputs.boxes.shape == (1, given['num_queries'], 4)
 
     logits, boxes = torch.tensor(given['logits']), torch.tensor(given['boxes'])
@@ -82,14 +65,14 @@ def test_decoder__entries_equal_the_reference(name: str, numbers: dict[str, Any]
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_network__number_of_parameters_and_entries(name: str) -> None:
+def test_detector__number_of_parameters_and_entries(name: str) -> None:
     variant = VARIANTS[name]
     with torch.device('meta'):
-        network = build_network(variant)
-    num_params = sum(p.numel() for p in network.parameters())
-    num_keys = len(network.state_dict()) + len(NOT_KEPT)
+        detector = MODELS.build(detector_config(variant))
+    num_params = sum(p.numel() for p in detector.parameters())
+    num_keys = len(detector.state_dict()) + len(NOT_KEPT)
     if name == 'hgx':  # its frozen norms had buffers instead of weights, and no counter
-        norms = [m for m in network['backbone'].modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in detector.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
         num_params -= sum(2 * norm.num_features for norm in norms)
         num_keys -= len(norms)
     assert num_params == variant.num_params

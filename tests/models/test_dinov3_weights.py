@@ -116,7 +116,7 @@ def replaced(name: str, value: Tensor) -> Callable[[State], State]:
             replaced('blocks.0.attn.qkv.bias_mask', torch.full((384,), torch.nan)),
             r'1 not finite: blocks\.0\.attn\.qkv\.bias_mask',
         ),
-        (lambda state: {}, r'missing: cls_token, .*, \.\.\.'),
+        (lambda state: {'x': torch.ones(1)}, r'missing: cls_token, .*, \.\.\.'),
     ],
     ids=['partial', 'shape', 'nan', 'empty'],
 )
@@ -139,18 +139,25 @@ def test_load__tiny_transformer_needs_the_bias_of_the_keys(tmp_path: Path) -> No
         load_pretrained(VisionTransformer(small_arch('vit_tiny')), path)
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_load__damaged_file(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f'vit{suffix}'
+@pytest.mark.parametrize('scope', ['backbone.dinov3.', 'backbone.dinov3._model.'])
+def test_load__from_the_file_of_a_detector(tmp_path: Path, scope: str) -> None:
+    state = published('vit_tiny')
+    whole = {scope + n: v for n, v in state.items()} | {'decoder.up': torch.ones(1)}
+    torch.save({'model': {}, 'ema': {'module': whole}}, tmp_path / 'deim.pth')
+    vit = VisionTransformer(small_arch('vit_tiny'))
+    load_pretrained(vit, tmp_path / 'deim.pth')
+    assert all(torch.equal(value, state[n]) for n, value in vit.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [('vit.pth', 'vit.pth is not a checkpoint'), ('vit.safetensors', 'cannot be read')],
+)
+def test_load__damaged_file(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
     path.write_bytes(b'not a checkpoint')
-    with pytest.raises(ValueError, match=f'vit{suffix} cannot be read'):
+    with pytest.raises(ValueError, match=message):
         load_pretrained(VisionTransformer(small_arch('vit_tiny')), path)
-
-
-def test_load__file_without_weights(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match='holds a list, expected a dict'):
-        load_pretrained(VisionTransformer(small_arch('vit_tiny')), tmp_path / 'list.pth')
 
 
 def test_init_weights__missing_file() -> None:

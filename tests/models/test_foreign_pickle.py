@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmext.models.yolo.foreign_pickle import InertObject, load_inert, module_state
+from mmext.models.common.foreign_pickle import InertObject, load_inert, module_state
 from mmext.models.yolo.variants import Variant, detect_variant
 from mmext.models.yolo.weights import read_published
 from tests.published_yolo import (

@@ -66,6 +66,14 @@ def test_backbone__sizes_are_rounded_up(size: tuple[int, int]) -> None:
     assert [tuple(output.shape[2:]) for output in outputs] == expected
 
 
+def test_backbone__leaves_out_what_is_behind_the_last_output() -> None:
+    with torch.device('meta'):
+        backbone, whole = HGNetv2('b0', out_indices=(0, 1)), HGNetv2('b0')
+    assert len(backbone.stages) == 2
+    kept = [n for n in whole.state_dict() if not n.startswith(('stages.2.', 'stages.3.'))]
+    assert list(backbone.state_dict()) == kept
+
+
 @pytest.mark.parametrize('use_lab', [True, False], ids=['lab', 'no-lab'])
 def test_backbone__every_parameter_gets_a_gradient(use_lab: bool) -> None:
     # In eval: the statistics of a batch take a learned scale in front of a convolution out again.
@@ -78,7 +86,7 @@ def test_backbone__every_parameter_gets_a_gradient(use_lab: bool) -> None:
 @pytest.mark.parametrize('arch', ARCHS)
 def test_backbone__learnable_affine_behind_every_activation_or_nowhere(arch: str) -> None:
     with torch.device('meta'):
-        backbone = HGNetv2(arch, out_indices=(0,))
+        backbone = HGNetv2(arch, out_indices=(len(ARCHS[arch].stages) - 1,))
     layers, aggregated, stem = 0, 0, 5
     for stage in ARCHS[arch].stages:
         layers += stage.num_blocks * stage.num_layers

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmext.models.common.points import PointSampler, sample_bitmaps, sample_features
+from mmext.models.common import points as points_module
+from mmext.models.common.points import (
+    PointSampler,
+    draw_in_boxes,
+    sample_bitmaps,
+    sample_chosen_bitmaps,
+    sample_features,
+    sample_logits,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +105,46 @@ def test_point_sampler__no_masks() -> None:
 def test_point_sampler__range_errors(num_points: int, ratios: dict) -> None:
     with pytest.raises(ValueError, match='expected at least 1, at least 1, and 0 to 1'):
         PointSampler(num_points, **ratios)
+
+
+def test_sample_chosen_bitmaps__equals_all_masks_at_the_points_of_one() -> None:
+    masks = (torch.rand(3, 7, 9) < 0.5).to(torch.uint8)
+    chosen, points = torch.tensor([2, 0, 2, 1]), torch.rand(4, 50, 2)
+    expected = [sample_bitmaps(masks, own)[i] for i, own in zip(chosen, points, strict=True)]
+    assert torch.equal(sample_chosen_bitmaps(masks, chosen, points), torch.stack(expected))
+
+
+@pytest.mark.parametrize('chunk', [1, 2 * 6 * 50, 2**24], ids=['single', 'pairs', 'whole'])
+def test_sample_logits__equals_grid_sample_of_whole_masks(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points_module, 'MAX_CHUNK_VALUES', chunk)
+    embeddings = torch.randn(2, 5, 6, requires_grad=True)
+    features = torch.randn(6, 8, 9, requires_grad=True)
+    points = torch.rand(5, 50, 2)
+    ours = sample_logits(embeddings, features, points)
+    whole = torch.einsum('nmd,dhw->mnhw', embeddings, features)
+    expected = functional.grid_sample(whole, 2 * points[:, None] - 1, align_corners=False)
+    expected = expected[:, :, 0].transpose(0, 1)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    weight = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((weight * ours).sum(), [embeddings, features]),
+        torch.autograd.grad((weight * expected).sum(), [embeddings, features]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+def test_draw_in_boxes__uniform_in_the_longer_box_inside_the_image() -> None:
+    bboxes = torch.tensor([[0.4, 0.4, 0.6, 0.5], [0.9, 0.0, 1.0, 0.2], [0.3, 0.3, 0.3, 0.3]])
+    points = draw_in_boxes(bboxes, 20000, expansion=0.5)
+    bounds = torch.tensor([[0.35, 0.375, 0.65, 0.525], [0.875, 0.0, 1.0, 0.25], [0.3] * 4])
+    assert points.shape == (3, 20000, 2)
+    for own, (x1, y1, x2, y2) in zip(points, bounds, strict=True):
+        first, last = torch.stack([x1, y1]), torch.stack([x2, y2])
+        assert (own >= first - 1e-6).all() and (own <= last + 1e-6).all()
+        # Mean and spread of a uniform distribution; 20000 points know them to half a percent.
+        length = last - first
+        torch.testing.assert_close(own.mean(dim=0), (first + last) / 2, atol=3e-3, rtol=0)
+        torch.testing.assert_close(own.std(dim=0), length / 12**0.5, atol=3e-3, rtol=0)

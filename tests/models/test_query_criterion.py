@@ -191,6 +191,107 @@ def test_criterion__known_pairs_are_not_matched_again() -> None:
             torch.testing.assert_close(known[name], value)
 
 
+def normalised_boxes(masks: Tensor) -> Tensor:
+    """Boxes (G, 4) in [0, 1] around masks (G, side, side), none of them empty."""
+    boxes = []
+    for mask in masks:
+        y, x = mask.nonzero(as_tuple=True)
+        boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    return torch.tensor(boxes) / masks.shape[1]
+
+
+def sample_slowly(image: Tensor, points: Tensor) -> Tensor:
+    """Values of an image (h, w) at points (P, 2)."""
+    grid = 2 * points[None, None] - 1
+    return nn.functional.grid_sample(image[None, None], grid, align_corners=False)[0, 0, 0]
+
+
+def slow_mask_losses(outputs: QueryOutputs, masks: list, boxes: list, pairs: list) -> dict:
+    """Cross entropy and Dice of 120 points by Mask2Former's rule and 80 in boxes, pair by pair."""
+    losses: dict[str, Tensor] = {}
+    num_pairs = sum(len(query) for query, _ in pairs)
+    for index, embeddings in enumerate(outputs.mask_embeddings):
+        prefix = f'd{index}.' if index + 1 < len(outputs.mask_embeddings) else ''
+        logits = predict_masks(embeddings, outputs.mask_features)
+        terms = []
+        for image, pair in enumerate(pairs):
+            for query, gt in zip(*(part.tolist() for part in pair), strict=True):
+                mask = logits[image, query]
+                candidates = torch.rand(360, 2)
+                doubt = sample_slowly(mask, candidates).abs()
+                x1, y1, x2, y2 = boxes[image][gt].tolist()
+                centre, half = ((x1 + x2) / 2, (y1 + y2) / 2), ((x2 - x1) / 2, (y2 - y1) / 2)
+                longer = [
+                    [max(c - 1.5 * h, 0), min(c + 1.5 * h, 1)]
+                    for c, h in zip(centre, half, strict=True)
+                ]
+                first, last = torch.tensor(longer).T
+                inside = first + (last - first) * torch.rand(80, 2)
+                points = torch.cat([candidates[doubt.argsort()[:90]], torch.rand(30, 2), inside])
+                pred = sample_slowly(mask, points)
+                target = sample_slowly(masks[image][gt].float(), points)
+                entropy = nn.functional.binary_cross_entropy_with_logits(pred, target)
+                share = pred.sigmoid()
+                dice = 1 - (2 * (share * target).sum() + 1) / (share.sum() + target.sum() + 1)
+                terms.append(torch.stack([entropy, dice]))
+        total = 5 * torch.stack(terms).sum(dim=0) / num_pairs
+        losses |= {f'{prefix}loss_q_mask': total[0], f'{prefix}loss_q_dice': total[1]}
+    return losses
+
+
+@pytest.mark.usefixtures('same_points')
+def test_box_points__equal_a_slow_loop_with_its_gradients() -> None:
+    outputs, (labels, masks) = random_outputs(), random_truth(3, 2)
+    boxes = [normalised_boxes(own) for own in masks]
+    # The first object of the first image has two queries, the second has none.
+    pairs = [(torch.tensor([4, 1, 0]), torch.tensor([0, 2, 0]))]
+    pairs.append((torch.tensor([5, 3]), torch.tensor([1, 0])))
+    criterion = QueryCriterion(CLASSES, num_points=NUM_POINTS, box_point_ratio=0.4)
+    losses = criterion(outputs, labels, masks, pairs=pairs, bboxes=boxes)
+    expected = slow_mask_losses(outputs, masks, boxes, pairs)
+    assert len(expected) == 6
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-5)
+    leaves = [*outputs.mask_embeddings, outputs.mask_features]
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(losses[name] for name in expected), leaves),
+        torch.autograd.grad(sum(expected.values()), leaves),
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
+def test_box_points__none_without_a_ratio() -> None:
+    outputs, (labels, masks) = random_outputs(), random_truth(3, 2)
+    pairs = [(torch.tensor([4, 1]), torch.tensor([0, 1])), (torch.tensor([5]), torch.tensor([1]))]
+    criterion = QueryCriterion(CLASSES, num_points=NUM_POINTS)
+    found = []
+    for boxes in (None, [normalised_boxes(own) for own in masks]):
+        torch.manual_seed(1)
+        found.append(criterion(outputs, labels, masks, pairs=pairs, bboxes=boxes))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_box_points__images_without_pairs() -> None:
+    outputs, (labels, masks) = random_outputs(), random_truth(0, 2)
+    nobody = torch.zeros(0, dtype=torch.int64)
+    criterion = QueryCriterion(CLASSES, num_points=NUM_POINTS, box_point_ratio=0.5)
+    boxes = [torch.zeros(0, 4), normalised_boxes(masks[1])]
+    losses = criterion(outputs, labels, masks, pairs=[(nobody, nobody)] * 2, bboxes=boxes)
+    assert all((value > 0) == ('cls' in name) for name, value in losses.items())
+    sum(losses.values()).backward()
+    assert outputs.mask_features.grad is not None
+
+
+def test_box_points__take_pairs_and_a_ratio_below_one() -> None:
+    outputs, (labels, masks) = random_outputs(), random_truth(1, 1)
+    criterion = QueryCriterion(CLASSES, num_points=NUM_POINTS, box_point_ratio=0.5)
+    with pytest.raises(ValueError, match='got no pairs or no boxes'):
+        criterion(outputs, labels, masks)
+    with pytest.raises(ValueError, match='got box_point_ratio=1.0'):
+        QueryCriterion(CLASSES, box_point_ratio=1.0)
+
+
 def match_first_output(
     criterion: QueryCriterion, outputs: QueryOutputs, labels: list[Tensor], masks: list[Tensor]
 ) -> list:

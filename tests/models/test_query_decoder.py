@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmext.models.common.masked_attention import find_outside, find_outside_boxes
 from mmext.models.common.position import BoxPositionEncoding
-from mmext.models.yolo.query_decoder import QueryMaskDecoder, SeededQueries, find_outside
+from mmext.models.yolo.query_decoder import QueryMaskDecoder, SeededQueries
 from mmext.models.yolo.query_outputs import QueryOutputs, QuerySeeds, predict_masks
 
 CHANNELS = (8, 16, 32)
@@ -18,7 +19,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def build(num_queries: int = 5, num_layers: int = 4) -> QueryMaskDecoder:
+def build(num_queries: int = 5, num_layers: int = 4, num_box_layers: int = 0) -> QueryMaskDecoder:
     return QueryMaskDecoder(
         CLASSES,
         CHANNELS,
@@ -27,6 +28,7 @@ def build(num_queries: int = 5, num_layers: int = 4) -> QueryMaskDecoder:
         num_queries=num_queries,
         num_layers=num_layers,
         feedforward_channels=32,
+        num_box_layers=num_box_layers,
     )
 
 
@@ -248,3 +250,58 @@ def test_decoder__errors() -> None:
         build(0)(random_features())
     with pytest.raises(ValueError, match='expected a multiple of 4'):
         QueryMaskDecoder(CLASSES, CHANNELS, embed_dims=30, num_heads=2)
+
+
+@pytest.mark.parametrize('size', [(8, 12), (3, 5), (1, 1)], ids=str)
+def test_find_outside_boxes__cells_that_the_longer_box_does_not_cover(
+    size: tuple[int, int],
+) -> None:
+    height, width = size
+    # Large, small in a corner, without area, over the edge.
+    boxes = torch.tensor([[0.5, 0.4, 0.37, 0.29], [0.01, 0.99, 0.01, 0.01], [0.57] * 2 + [0] * 2])
+    boxes = torch.cat([boxes, torch.tensor([[1.0, 0.3, 0.2, 1.0]])])[None]
+    found = find_outside_boxes(boxes, size)
+    assert found.shape == (1, 1, 4, height * width)
+    for own, (cx, cy, w, h) in zip(found[0, 0].tolist(), boxes[0].tolist(), strict=True):
+        x1, x2, y1, y2 = cx - 0.75 * w, cx + 0.75 * w, cy - 0.75 * h, cy + 0.75 * h
+        expected = [
+            (column + 1) / width < x1
+            or column / width > x2
+            or (row + 1) / height < y1
+            or row / height > y2
+            for row in range(height)
+            for column in range(width)
+        ]
+        assert own == expected and not all(own)
+
+
+def test_seeded__box_layers_look_inside_the_box_alone() -> None:
+    decoder = build(num_queries=0, num_layers=1, num_box_layers=1).eval()
+    seeds = random_seeds(num=1)._replace(boxes=torch.tensor([[[0.9, 0.9, 0.1, 0.1]]] * 2))
+    # The layer sees the coarsest level of two by three cells: of those the box covers the last one.
+    seen = []
+    decoder.layers[0].register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs['blocked']), with_kwargs=True
+    )
+    outputs = decoder(random_features(), seeds)
+    assert seen[0][:, 0, 0].tolist() == [[True] * 5 + [False]] * 2
+    assert outputs.class_logits[-1].isfinite().all()
+
+
+def test_box_layers__later_layers_look_inside_the_masks() -> None:
+    decoder = build(num_queries=0, num_layers=2, num_box_layers=1)
+    features, seeds = random_features(), random_seeds()
+    outputs = decoder(features, seeds)
+    seen = []
+    decoder.layers[1].register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs['blocked']), with_kwargs=True
+    )
+    decoder(features, seeds)
+    resized = functional.interpolate(outputs.mask_features, features[1].shape[2:], mode='bilinear')
+    masks = predict_masks(outputs.mask_embeddings[1], resized).flatten(2)
+    assert torch.equal(seen[0][:, 0], masks < 0)
+
+
+def test_box_layers__learned_queries_have_no_boxes() -> None:
+    with pytest.raises(ValueError, match='got num_box_layers=1 and num_queries=5'):
+        build(num_box_layers=1)

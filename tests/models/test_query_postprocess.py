@@ -244,8 +244,9 @@ def test_match_pairs__the_total_counts_and_not_the_best_pair():
 
 @every_format
 def test_seeded__the_query_is_that_of_its_detection(mask_format):
-    # The masks lie far from the boxes, and the queries prefer other classes: the index alone counts.
-    rows = (([0, 0, 10, 10], 0.4, 0), ([0, 0, 20, 20], 0.9, 1), ([50, 50, 60, 60], 0.2, 0))
+    # The queries prefer other classes: the index alone counts.
+    boxes = [*map(list, RECTANGLES[1:3]), [50, 50, 60, 60]]
+    rows = ((boxes[0], 0.4, 0), (boxes[1], 0.9, 1), (boxes[2], 0.2, 0))
     logits = class_logits((0.3, 0.6, 0.1), (0.7, 0.2, 0.1), (0.9, 0.05, 0.05))
     image = scene(logits, (1, 2, 3), seeds=detections(*rows).found)
     found = SeededMode()(image, plain_frame(), TestSettings(mask_format=mask_format))
@@ -254,6 +255,64 @@ def test_seeded__the_query_is_that_of_its_detection(mask_format):
     assert found.labels.tolist() == [1, 0]
     assert found.bboxes.tolist() == [rows[1][0], rows[0][0]]
     np.testing.assert_array_equal(bitmaps(found), [query_mask(RECTANGLES[i]) for i in (2, 1)])
+
+
+@every_format
+@pytest.mark.parametrize(
+    ('expand', 'last_column'), [(0.0, 24), (0.25, 26), (1.0, 32)], ids=['box', 'margin', 'all']
+)
+@pytest.mark.parametrize('kind', [MatchedMode, SeededMode])
+def test_crop__a_mask_ends_with_the_longer_box(kind, expand, last_column, mask_format):
+    # Two thirds of rectangle 0, whose last columns are 24 to 31.
+    detected = detections(([8, 8, 24, 24], 0.9, 0))
+    image = scene(class_logits((0.5, 0.5)), (0,), detected=detected, seeds=detected.found)
+    settings = TestSettings(mask_format=mask_format)
+    found = kind(query_box_expand=expand)(image, plain_frame(), settings)
+    expected = query_mask(RECTANGLES[0])
+    expected[:, last_column:] = False
+    np.testing.assert_array_equal(bitmaps(found), expected[None])
+    assert found.bboxes.tolist() == [[8.0, 8.0, 24.0, 24.0]]
+    np.testing.assert_allclose(found.scores, math.sqrt(0.9 * 0.5 * SURE), rtol=1e-5)
+
+
+def test_crop__equals_a_loop_over_whole_masks():
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(1, 6, 5, 7, generator=generator)
+    features = functional.interpolate(features, (16, 24), mode='bicubic')[0]
+    embeddings = torch.randn(30, 6, generator=generator)
+    # A photo of 112 x 160, halved, with padding around it; boxes reach over its edges.
+    frame = OutputFrame((112, 160), INPUT, 0.5, 0.5, left=8, top=4)
+    corners = torch.rand(30, 2, 2, generator=generator) * torch.tensor([100.0, 70.0]) - 3
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    seeds = Detections(boxes, torch.full((30,), 0.25), torch.zeros(30).long(), torch.arange(30))
+    image = ImageOutputs(torch.zeros(30, 2), embeddings, features, seeds=seeds)
+    found = SeededMode(0.5)(image, frame, TestSettings(score_thr=-1.0))
+
+    logits = torch.tensordot(embeddings, features, dims=1)
+    everywhere = torch.tensor([[0.0, 0.0, 160.0, 112.0]]).expand(30, 4)
+    whole = assemble_bitmaps(embeddings, features, everywhere, frame=frame).numpy()
+    expected = {}
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        margin_x, margin_y = (x2 - x1) / 4, (y2 - y1) / 4
+        x1, y1, x2, y2 = x1 - margin_x, y1 - margin_y, x2 + margin_x, y2 + margin_y
+        inside = [
+            float(logits[i, y, x].sigmoid())
+            for y in range(16)
+            for x in range(24)
+            if logits[i, y, x] > 0
+            and x1 < 4 * x + 4
+            and 4 * x < x2
+            and y1 < 4 * y + 4
+            and 4 * y < y2
+        ]
+        score = math.sqrt(0.25 * 0.5 * sum(inside) / max(len(inside), 1))
+        columns, rows = 0.5 * np.arange(160) + 8, 0.5 * np.arange(112)[:, None] + 4
+        near = (columns >= x1) & (columns < x2) & (rows >= y1) & (rows < y2)
+        expected[score] = whole[i] & near
+    scores = sorted(expected, reverse=True)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-4)
+    assert len(scores) == 30 and 0.1 < np.mean([mask.any() for mask in expected.values()]) < 1
+    np.testing.assert_array_equal(found.masks, [expected[score] for score in scores])
 
 
 # Every mode --------------------------------------------------------------------------------------------------
@@ -306,8 +365,9 @@ def test_test_config__mode_and_the_rest(config, is_seeded, expected, rest):
         ),
         (dict(mode='matched', min_iou=0), r'got min_iou=0, expected a number in \(0, 1\]'),
         (dict(mode='matched', unmatched='keep'), r"got unmatched='keep', expected one of"),
+        (dict(mode='matched', query_box_expand=-0.1), 'got query_box_expand=-0.1, expected 0 or'),
     ],
-    ids=['unknown-mode', 'not-seeded', 'of-another-mode', 'range', 'unknown-choice'],
+    ids=['unknown-mode', 'not-seeded', 'of-another-mode', 'range', 'unknown-choice', 'shrunk-box'],
 )
 def test_test_config__mistakes_are_named(config, message):
     with pytest.raises(ValueError, match=message):

@@ -238,7 +238,8 @@ def test_loss__without_train_cfg() -> None:
     [
         (dict(version='v9'), 'v11'),
         (dict(loss_scale='sum'), "'batch', 'mean'"),
-        (dict(strides=(8, 16)), '3 in_channels for 2 strides'),
+        (dict(strides=(8, 16)), 'in_channels=.* for 2 strides; give one per level'),
+        (dict(in_channels=5), 'in_channels=5 for 3 strides; give one per level'),
         (dict(class_prior=0.0), 'class_prior=0.0'),
         (dict(box_prior=0.0), 'box_prior=0.0'),
         (dict(box_prior=9.0), 'at most 7.5'),
@@ -250,6 +251,7 @@ def test_loss__without_train_cfg() -> None:
         'version',
         'loss_scale',
         'strides',
+        'in_channels',
         'class_prior',
         'box_prior-zero',
         'box_prior-large',

@@ -55,6 +55,47 @@ CALLS = {
         'out = torch.ones(2_000, 256, 7, 7); none = torch.zeros(0)',
         'ops["roi_align_forward"](image, rois, out, none, none, 7, 7, 0.25, 2, 1, True)',
     ),
+    'roi_align_backward': (
+        'corner = torch.rand(2_000, 2) * 300; none = torch.zeros(0);'
+        'rois = torch.cat([torch.zeros(2_000, 1), corner, corner + 200], 1);'
+        'grad_out = torch.ones(2_000, 256, 7, 7); grad = torch.ones(1, 256, 100, 136)',
+        'ops["roi_align_backward"](grad_out, rois, none, none, grad, 7, 7, 0.25, 2, 1, True)',
+    ),
+    # The cells of every bin at once: 512 boxes of 50 x 50 cells and 256 channels, 1.3 GB.
+    'roi_pool': (
+        'image = torch.rand(1, 256, 100, 136); corner = torch.rand(512, 2) * 200;'
+        'rois = torch.cat([torch.zeros(512, 1), corner, corner + 200], 1);'
+        'out = torch.ones(512, 256, 7, 7); argmax = torch.ones(512, 256, 7, 7, dtype=torch.int)',
+        'ops["roi_pool_forward"](image, rois, out, argmax, 7, 7, 0.25)',
+    ),
+    'roi_pool_backward': (
+        'rois = torch.zeros(512, 5); grad_out = torch.ones(512, 256, 7, 7);'
+        'argmax = torch.ones(512, 256, 7, 7, dtype=torch.int); grad = torch.ones(1, 256, 100, 136)',
+        'ops["roi_pool_backward"](grad_out, rois, argmax, grad, 7, 7, 0.25)',
+    ),
+    # As deform_conv.
+    'modulated_deform_conv': (
+        'image = torch.rand(1, 256, 100, 136); offset = torch.rand(1, 18, 100, 136);'
+        'mask = torch.rand(1, 9, 100, 136); weight = torch.rand(64, 256, 3, 3);'
+        'bias = torch.rand(64); out = torch.rand(1, 64, 100, 136); none = torch.zeros(0);'
+        'inputs = (image, weight, bias, none, offset, mask);'
+        'grads = [torch.zeros_like(tensor) for tensor in (image, weight, bias, offset, mask)]',
+        'ops["modulated_deform_conv_backward"](*inputs, none, *grads, out,'
+        ' 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, True)',
+    ),
+    # 8 images of 8,400 anchors, 80 classes: 21 MB a tensor. Anchors by anchors would be 18 GB.
+    'sigmoid_focal_loss': (
+        'logits = torch.randn(67_200, 80); labels = torch.arange(67_200) % 81;'
+        'none = torch.zeros(0); out = torch.ones(67_200, 80)',
+        'ops["sigmoid_focal_loss_forward"](logits, labels, none, out, 2.0, 0.25);'
+        'ops["sigmoid_focal_loss_backward"](logits, labels, none, out, 2.0, 0.25)',
+    ),
+    'softmax_focal_loss': (
+        'probs = torch.randn(67_200, 80).softmax(1); labels = torch.arange(67_200) % 80;'
+        'none = torch.zeros(0); loss = torch.ones(67_200); grad = torch.ones(67_200, 80)',
+        'ops["softmax_focal_loss_forward"](probs, labels, none, loss, 2.0, 0.25);'
+        'ops["softmax_focal_loss_backward"](probs, labels, none, loss, grad, 2.0, 0.25)',
+    ),
 }
 
 

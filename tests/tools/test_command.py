@@ -4,9 +4,10 @@ import argparse
 from types import ModuleType
 
 import pytest
+from mmengine.config import Config
 
 from mmext.tools import convert_dataset, convert_weights, demo, make_synthetic, test, train
-from mmext.tools.command import run_command
+from mmext.tools.command import add_hook, run_command
 from tests.one_message import HINT, one_error
 
 QUIET = argparse.Namespace(traceback=False)
@@ -51,3 +52,21 @@ def test_main__traceback_on_request(tool, arguments, tmp_path, monkeypatch, caps
     errors = capsys.readouterr().err
     assert 'Traceback' in errors
     assert errors.splitlines()[-1] == HINT
+
+
+@pytest.mark.parametrize(
+    'present',
+    [
+        dict(),
+        dict(custom_hooks=[dict(type='A'), dict(type='B', a=1)]),
+        dict(default_hooks=dict(timer=None, report=dict(type='B', a=1))),
+    ],
+    ids=['absent', 'custom', 'default'],
+)
+def test_add_hook__is_there_once_and_with_its_settings(present):
+    cfg = Config(present)
+    add_hook(cfg, dict(type='B', strict=True))
+    hooks = [*cfg.get('default_hooks', {}).values(), *cfg.get('custom_hooks', [])]
+    (found,) = [hook for hook in hooks if hook is not None and hook['type'] == 'B']
+    # What the config says besides stays.
+    assert found == dict(type='B', strict=True) | ({'a': 1} if present else {})

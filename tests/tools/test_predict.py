@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -120,6 +121,46 @@ def test_main__tiles_see_a_wide_photo_as_its_parts(model: tuple[Path, Path], pho
             assert (round(x + shift, 1), *(round(v, 1) for v in others)) in boxes
 
 
+def with_views(config: Path, folder: Path) -> Path:
+    """The config with test-time augmentation: the photo and its mirror image."""
+    cfg = Config.fromfile(config)
+    cfg.tta_model = dict(type='mmext.InstanceTTAModel', iou_threshold=0.6, max_per_img=20)
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
+    views = [
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='Resize', scale=(IMAGE_SIZE, IMAGE_SIZE))],
+        [dict(type='PackDetInputs', meta_keys=(*keys, 'flip_direction'))],
+    ]
+    cfg.tta_pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='TestTimeAug', transforms=views),
+    ]
+    cfg.dump(folder / 'views.py')
+    return folder / 'views.py'
+
+
+def test_main__views_of_the_photo_and_of_its_only_tile(
+    model: tuple[Path, Path], photos: Path
+) -> None:
+    augmented = (with_views(model[0], photos.parent), model[1])
+    found = []
+    for files, options in (
+        (model, []),
+        (augmented, ['--tta']),
+        (augmented, ['--tta', '--tile', IMAGE_SIZE]),
+    ):
+        file = photos.parent / 'one.json'
+        arguments = [photos / 'a' / 'x.png', '--no-pictures', '--json', file, *options]
+        assert run(files, *arguments) == 0
+        found.append(json.loads(file.read_text()))
+    plain, views, tile = found
+    assert views == tile != []
+    # What the mean is, tests/apis/test_inferencer.py shows with a model that finds something.
+    assert [entry['score'] for entry in views] != [entry['score'] for entry in plain]
+    for entry in views:
+        assert coco_mask.decode(entry['segmentation']).shape == (IMAGE_SIZE, IMAGE_SIZE)
+
+
 def test_main__bad_photos_are_listed_at_the_end(
     model: tuple[Path, Path], photos: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -142,6 +183,7 @@ def test_main__bad_photos_are_listed_at_the_end(
     [
         (['{photos}', '--tile', '0'], 'tile: got 0'),
         (['{photos}', '--tile', '64', '--overlap', '1'], 'overlap: got 1.0'),
+        (['{photos}', '--tta'], 'the config has no tta_model and no tta_pipeline'),
         (['{photos}', '--whole'], '--overlap and --whole need --tile'),
         (['{photos}', '--batch-size', '0'], 'batch_size: got 0'),
         (['{photos}/empty'], 'has no images'),
@@ -149,7 +191,7 @@ def test_main__bad_photos_are_listed_at_the_end(
         (['{photos}', '--out', '{photos}'], 'a picture could overwrite it'),
         (['{photos}', '--device', 'abacus'], "--device is 'abacus'"),
     ],
-    ids=['tile', 'overlap', 'whole', 'batch', 'empty folder', 'missing', 'out', 'device'],
+    ids=['tile', 'overlap', 'no tta', 'whole', 'batch', 'empty folder', 'missing', 'out', 'device'],
 )
 def test_main__a_mistake_is_one_message_and_exit_code_2(
     arguments: list[str],

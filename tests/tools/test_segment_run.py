@@ -70,7 +70,7 @@ def tile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ['magnetic_tile', root / 'raw', root / 'tiles', *shares]
     assert convert_dataset.main([*map(str, arguments)]) == 0
     config = root / 'tile_run.py'
-    base = CONFIGS / 'yolo' / 'segment_v8n_1xb16-20e_magnetic-tile.py'
+    base = CONFIGS / 'yolo' / 'segment_v8n_1xb8-20e_magnetic-tile.py'
     config.write_text(SHORT_RUN.format(base=base, data=root / 'tiles'))
     assert train.main([str(config), '--work-dir', str(root / 'work')]) == 0
     arguments = [config, root / 'work' / 'epoch_1.pth', '--work-dir', root / 'tested']

@@ -1,5 +1,6 @@
 """The test tool: what it writes into the config, how it answers mistakes, and whole runs."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmext.datasets.image_files import ORIENTATION_TAG
 from mmext.evaluation.dump import without_truth
 from mmext.tools import test as test_tool
 from tests.tiny import make_tiny_coco, tiny_config
@@ -53,7 +56,7 @@ def make_config(tmp_path: Path) -> Config:
     make_tiny_coco(tmp_path, 3, split='val', seed=1)
     cfg = tiny_config(tmp_path, tmp_path / 'work')
     cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
-    cfg.default_hooks.visualization = dict(type='DetVisualizationHook', score_thr=0.0)
+    cfg.default_hooks.visualization = dict(type='mmext.InstanceVisualizationHook', score_thr=0.0)
     cfg.merge_from_dict(TTA)
     cfg.dump(tmp_path / f'{tmp_path.name}.py')
     return cfg
@@ -97,13 +100,22 @@ def test_without_truth__dense_and_encoded_masks_end_alike() -> None:
         (['--tta'], dict(tta_model=None), 'the config has no tta_model'),
         (['--tta'], {'test_evaluator.metric': ['bbox', 'segm']}, 'loses the masks'),
         ([], dict(test_dataloader=None), 'has no test_dataloader: nothing to test on'),
+        ([], dict(model=None), 'has no model: nothing to test on'),
         (
             [],
             {'test_evaluator.ann_file': 'gone.json'},
             '.py: test_evaluator.ann_file: The annotation file gone.json does not exist',
         ),
     ],
-    ids=['out', 'show', 'no tta', 'tta of masks', 'no test data', 'annotation file of the metric'],
+    ids=[
+        'out',
+        'show',
+        'no tta',
+        'tta of masks',
+        'no test data',
+        'no model',
+        'annotation file of the metric',
+    ],
 )
 def test_main__a_mistake_is_one_message_and_exit_code_2(
     tmp_path: Path,
@@ -180,6 +192,28 @@ def test_main__writes_predictions_and_pictures(tmp_path: Path) -> None:
     drawn = sorted(pictures.glob('*.png'))
     assert [path.name for path in drawn] == ['val_0.png', 'val_1.png', 'val_2.png']
     assert cv2.imread(str(drawn[0])) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', [(40, 64), (64, 40)], ids=['stored', 'upright'])
+def test_main__pictures_of_turned_photos_are_in_the_frame_of_the_annotation(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    cfg = make_config(tmp_path)
+    cfg.test_dataloader.dataset.pipeline[0].type = 'mmext.LoadImage'
+    cfg.dump(tmp_path / f'{tmp_path.name}.py')
+    save_model(cfg, tmp_path / 'model.pth')
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    photo = tmp_path / 'images' / 'val_1.png'
+    Image.fromarray(np.zeros((40, 64, 3), dtype=np.uint8)).save(photo, exif=exif)
+    content = json.loads((tmp_path / 'val.json').read_text())
+    content['images'][1].update(height=size[0], width=size[1])
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    pictures = tmp_path / 'pictures'
+    assert run(tmp_path, '--show-dir', str(pictures)) == 0
+    # Truth left, predictions right.
+    assert cv2.imread(str(pictures / 'val_1.png')).shape[:2] == (size[0], 2 * size[1])
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from mmext.engine.checkpoint import read_checkpoint
 from mmext.tools import test as test_tool
-from tests.tiny import make_tiny_coco, tiny_config, tiny_segment_config
+from tests.tiny import make_tiny_coco, tiny_config, tiny_deim_config, tiny_segment_config
 
 WORKER = Path(__file__).with_name('dist_worker.py')
 
@@ -92,11 +92,18 @@ def test_two_processes__equal_weights_and_the_metric_of_one(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_two_processes__segment_where_one_sees_empty_images_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('base', 'term'),
+    [(tiny_segment_config, 'loss_mask'), (tiny_deim_config, 'loss_bbox_dn_0')],
+    ids=['segment', 'deim'],
+)
+def test_two_processes__where_one_sees_empty_images_only(
+    tmp_path: Path, base: Callable[..., Config], term: str
+) -> None:
     # Every second image, so all of the second process, is without objects, masks and positives.
     make_tiny_coco(tmp_path, 8, empty=(1, 3, 5, 7))
     config = tmp_path / 'tiny.py'
-    make_config(tmp_path, max_epochs=2, lr=1e-3, base=tiny_segment_config).dump(config)
+    make_config(tmp_path, max_epochs=2, lr=1e-3, base=base).dump(config)
     torchrun([WORKER, tmp_path, config, '--launcher', 'pytorch', '--device', 'cpu'])
 
     one, other = (torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1))
@@ -108,5 +115,5 @@ def test_two_processes__segment_where_one_sees_empty_images_only(tmp_path: Path)
     assert not [name for name in kernels if torch.equal(one[name], averaged[name])]
     (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
     logged = [json.loads(line) for line in log.read_text().splitlines()]
-    losses = [line['loss_mask'] for line in logged if 'loss_mask' in line]
+    losses = [line[term] for line in logged if term in line]
     assert losses and all(math.isfinite(loss) and loss > 0 for loss in losses)

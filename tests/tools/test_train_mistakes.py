@@ -41,6 +41,8 @@ def assert_one_message(
             ['--cfg-options', 'model.bbox_head.num_clases=2'],
             "unexpected keyword argument 'num_clases'",
         ),
+        (['--cfg-options', 'model.type.x=1'], '--cfg-options model.type.x=1: '),
+        (['--resume', '.'], 'checkpoint . is a folder'),
     ],
     ids=[
         'no base batch size',
@@ -51,6 +53,8 @@ def assert_one_message(
         'launcher',
         'model type',
         'model argument',
+        'path of an option',
+        'resume a folder',
     ],
 )
 def test_main__a_mistake_is_one_message_and_exit_code_2(
@@ -143,15 +147,37 @@ def test_main__boxes_that_mmdet_cannot_read(tmp_path: Path, capsys: pytest.Captu
             "broken.py, line 1: `_base_` names 'gone_base.py', and there is no ",
         ),
         ("custom_imports = dict(imports=['gone_module'])", "{'imports': ['gone_module']}"),
+        ('a = b', "broken.py, line 1: NameError: name 'b' is not defined"),
+        ('a = dict(b=1', "broken.py, line 1: '(' was never closed"),
+        (
+            "model = dict(type='RTMDet')",
+            'broken.py has no train_dataloader, train_cfg, optim_wrapper: nothing to train on',
+        ),
     ],
-    ids=['base', 'custom_imports'],
+    ids=['base', 'custom_imports', 'name', 'syntax', 'parts missing'],
 )
-def test_main__config_that_asks_for_a_missing_file(
+def test_main__broken_config(
     tmp_path: Path, line: str, message: str, capsys: pytest.CaptureFixture
 ) -> None:
     config = tmp_path / 'broken.py'
     config.write_text(f'{line}\n')
     assert_one_message([config], message, capsys)
+
+
+def test_main__folder_as_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert_one_message([tmp_path], f'config {tmp_path} is a folder', capsys)
+
+
+@pytest.mark.parametrize('option', ['foo', 'a=[1,2', 'a=(1,2]'])
+def test_parse_args__option_without_a_sound_value(
+    option: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        train.main(['a.py', '--cfg-options', 'b=1', option])
+    assert exit_code.value.code == 2
+    errors = capsys.readouterr().err
+    assert f'error: argument --cfg-options: got b=1 {option}, expected settings such as' in errors
+    assert 'Traceback' not in errors
 
 
 def test_main__missing_config(capsys: pytest.CaptureFixture) -> None:

@@ -42,6 +42,15 @@ def test_draw_instances__paints_the_mask_and_nothing_else():
     assert (image == 100).all(), 'the input was painted over'
 
 
+@pytest.mark.parametrize('masks', KINDS.values(), ids=KINDS)
+def test_draw_instances__refuses_masks_of_another_size(masks):
+    image = np.zeros((60, 40, 3), dtype=np.uint8)
+    with pytest.raises(
+        ValueError, match=r'masks of \(h, w\) \(40, 60\) for an image of \(60, 40\)'
+    ):
+        draw_instances(image, np.zeros((1, 4)), names=[''], colors=[(9, 9, 9)], masks=masks)
+
+
 def test_draw_instances__box_edges():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     drawn = draw_instances(image, np.array([[5.0, 20, 50, 35]]), names=[''], colors=[(9, 8, 7)])

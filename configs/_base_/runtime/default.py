@@ -8,7 +8,9 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'),
+    visualization=dict(type='mmext.InstanceVisualizationHook'),
+    # Checkpoints are read without executing anything from them, by any train script, and what fits is said.
+    checkpoint_report=dict(type='mmext.CheckpointReportHook'),
     # On a terminal only.
     progress=dict(type='mmext.ProgressBarHook'),
 )

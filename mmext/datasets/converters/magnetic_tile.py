@@ -28,7 +28,7 @@ import numpy as np
 
 from mmext.datasets.converters.files import image_size
 from mmext.datasets.converters.objects import connected_objects, read_mask
-from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset
+from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset, count
 from mmext.datasets.report import Report
 
 CLASSES = ['Blowhole', 'Break', 'Crack', 'Fray', 'Uneven']
@@ -53,10 +53,11 @@ class MagneticTile:
     """Instances are the 8-connected components of mask > 127 with at least 9 pixels."""
 
     num_free: int | None = field(
-        default=None, metadata={'type': int, 'help': 'keep N photos without defects (default: all)'}
+        default=None,
+        metadata={'type': count, 'help': 'keep N photos without defects (default: all)'},
     )
     min_pixels: int = field(
-        default=9, metadata={'type': int, 'help': 'components with fewer pixels are left out'}
+        default=9, metadata={'type': count, 'help': 'components with fewer pixels are left out'}
     )
 
     def read(self, raw: Path, report: Report) -> RawDataset:
@@ -102,8 +103,9 @@ class MagneticTile:
     def _objects(
         self, mask: np.ndarray, category: str, mask_path: Path, report: Report
     ) -> list[ObjectRecord]:
-        # Masks are anti-aliased: their edges hold every value in between.
-        objects, num_specks = connected_objects(mask > 127, category, self.min_pixels)
+        # Masks are anti-aliased: their edges hold every value in between. Saved with one bit a pixel, they are bool.
+        covered = mask if mask.dtype == bool else mask > 127
+        objects, num_specks = connected_objects(covered, category, self.min_pixels)
         if num_specks:
             detail = f'{num_specks} components below {self.min_pixels} pixels'
             report.note('specks in a mask, left out', mask_path, detail)

@@ -22,7 +22,7 @@ from mmext.datasets.converters.files import (
     split_of,
 )
 from mmext.datasets.converters.objects import connected_objects, object_from_mask, read_mask
-from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset
+from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset, count
 from mmext.datasets.report import Report
 
 NOT_LABELLED = 255
@@ -42,7 +42,7 @@ class MaskPng:
     )
     min_pixels: int = field(
         default=9,
-        metadata={'type': int, 'help': 'objects with fewer pixels are left out (default: 9)'},
+        metadata={'type': count, 'help': 'objects with fewer pixels are left out (default: 9)'},
     )
 
     def read(self, raw: Path, report: Report) -> RawDataset:

@@ -1,5 +1,6 @@
 """What every converter produces: images with their objects, in pixels, ready for the COCO writer."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -57,10 +58,22 @@ class ImageRecord:
 
 @dataclass
 class RawDataset:
-    """All images of a raw data set and its class names, in the order of their labels."""
+    """All images of a raw data set and its class names, in the order of their labels.
+
+    Raises:
+        ValueError: A class name is there twice: its objects could not be told apart, and other labels would shift.
+    """
 
     classes: list[str]
     images: list[ImageRecord]
+
+    def __post_init__(self) -> None:
+        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f'These class names are there more than once: {repeated}, in {self.classes}. Give every class '
+                'its own name.'
+            )
 
 
 class Converter(Protocol):
@@ -77,3 +90,14 @@ class Converter(Protocol):
             ValueError: Nothing below `raw` can be used.
         """
         ...
+
+
+def count(text: str) -> int:
+    """The `type` of an option that is a number of things.
+
+    Raises:
+        ArgumentTypeError: It is not a whole number of 0 or more.
+    """
+    if not text.isdecimal():
+        raise ArgumentTypeError(f'got {text}, expected a whole number of 0 or more')
+    return int(text)

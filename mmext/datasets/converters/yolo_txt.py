@@ -67,7 +67,7 @@ def _settings(raw: Path) -> dict:
 def _class_names(raw: Path, settings: dict) -> list[str]:
     names = settings.get('names')
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise ValueError(
                 f'The names in the YAML file of {raw} are not numbered from 0: {names}.'
             )
@@ -87,8 +87,7 @@ def _yaml_splits(raw: Path, settings: dict, paths: list[Path], report: Report) -
     result: dict[Path, str] = {}
     resolved = {path.resolve(): path for path in paths}
     for split in SPLITS:
-        entries = settings.get(split) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
+        for entry in _split_entries(settings, split, raw):
             # Some exports count from a folder that is not there: ../train/images.
             below = entry.removeprefix('../').removeprefix('./')
             places = [base / entry, raw / entry, raw / below]
@@ -105,6 +104,17 @@ def _yaml_splits(raw: Path, settings: dict, paths: list[Path], report: Report) -
                         result.setdefault(listed, split)
                     elif line.strip():
                         report.problem('listed image not found', place, line.strip())
+    return result
+
+
+def _split_entries(settings: dict, split: str, raw: Path) -> list[str]:
+    """The folders and lists of one split, as the YAML file writes them: none, one or several."""
+    entries = settings.get(split) or []
+    result = [entries] if isinstance(entries, str) else entries
+    if not isinstance(result, list) or not all(isinstance(entry, str) for entry in result):
+        raise ValueError(
+            f'`{split}` in the YAML file of {raw} is {entries}. Write a folder, a list file, or several in [...].'
+        )
     return result
 
 

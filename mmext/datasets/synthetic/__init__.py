@@ -5,7 +5,15 @@ magnetic tiles).
 """
 
 from mmext.datasets.synthetic.generator import SyntheticImage, generate_image, write_dataset
-from mmext.datasets.synthetic.presets import METAL, NORMAL, PRESETS, TILE, DefectClass, Preset
+from mmext.datasets.synthetic.presets import (
+    METAL,
+    NORMAL,
+    PRESETS,
+    TILE,
+    DefectClass,
+    Preset,
+    crowded,
+)
 
 __all__ = [
     'METAL',
@@ -15,6 +23,7 @@ __all__ = [
     'DefectClass',
     'Preset',
     'SyntheticImage',
+    'crowded',
     'generate_image',
     'write_dataset',
 ]

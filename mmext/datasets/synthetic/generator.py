@@ -52,7 +52,7 @@ def generate_image(rng: np.random.Generator, preset: Preset, size: int) -> Synth
     """
     short = round(size * rng.uniform(*preset.aspect_range))
     shape = (size, short) if rng.random() < 0.5 else (short, size)
-    surface = preset.surface(rng, shape)
+    surface = preset.surface(rng, shape)._replace(defect_scale=preset.defect_scale)
     num_defects = 0
     if rng.random() >= preset.normal_fraction:
         num_defects = 1 + int(rng.choice(len(preset.num_defects), p=preset.num_defects))

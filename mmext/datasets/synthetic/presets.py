@@ -6,7 +6,7 @@ and its record in the COCO file says so (`image_labels: ['NORMAL']`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Preset:
         num_defects: Probabilities of 1, 2, ... defects in the other images.
         aspect_range: Of the sides (short / long), drawn per image; the long side is the given one.
         grey: Whether the camera sees no colour.
+        defect_scale: Length of the defects relative to their usual one.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Preset:
     num_defects: tuple[float, ...]
     aspect_range: tuple[float, float]
     grey: bool
+    defect_scale: float = 1.0
 
     @property
     def metainfo(self) -> dict:
@@ -105,5 +107,23 @@ TILE = Preset(
     aspect_range=(0.5, 1.0),
     grey=True,
 )
+
+
+def crowded(preset: Preset, fewest: int, most: int) -> Preset:
+    """A preset whose images with defects get `fewest` to `most` of them, each number as likely.
+
+    Defects never touch: one without a place is left out, so that of many only small ones all find room, see
+    `Preset.defect_scale`.
+
+    Raises:
+        ValueError: not 1 <= fewest <= most.
+    """
+    if not 1 <= fewest <= most:
+        raise ValueError(
+            f'got {fewest} to {most} defects an image; expected at least 1, the smaller number first'
+        )
+    count = most - fewest + 1
+    return replace(preset, num_defects=(0.0,) * (fewest - 1) + (1 / count,) * count)
+
 
 PRESETS = {preset.name: preset for preset in (METAL, TILE)}

@@ -31,11 +31,13 @@ class Surface(NamedTuple):
         image: (h, w, 3) float32 BGR in [0, 255], before sensor noise.
         body: (h, w) bool, where the part is; the rest is background.
         grain: Direction of the machining lines against the x axis, radians.
+        defect_scale: Length of its defects relative to their usual one.
     """
 
     image: np.ndarray
     body: np.ndarray
     grain: float
+    defect_scale: float = 1.0
 
     @property
     def shape(self) -> Shape:
@@ -44,8 +46,8 @@ class Surface(NamedTuple):
 
     @property
     def unit(self) -> float:
-        """Size of one pixel of a 256-pixel image; lengths are multiples of it."""
-        return float(np.sqrt(self.body.size)) / 256
+        """Size of one pixel of a 256-pixel image, scaled; lengths of defects are multiples of it."""
+        return self.defect_scale * float(np.sqrt(self.body.size)) / 256
 
 
 def brushed_metal(rng: np.random.Generator, shape: Shape) -> Surface:

@@ -39,7 +39,7 @@ class HSV(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Change `img`, (h, w, 3) uint8 BGR."""
-        image = _checked(results['img'])
+        image = checked_bgr(results['img'])
         turn, saturation, value = self.draw_gains()
         levels = np.arange(256)
         # OpenCV's 8-bit hue counts the circle in 180 steps.
@@ -52,7 +52,8 @@ class HSV(BaseTransform):
         return results
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
+def checked_bgr(image: np.ndarray) -> np.ndarray:
+    """Return image, or raise ValueError if it is no (h, w, 3) uint8."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f'got an image of shape {image.shape} and type {image.dtype}; expected (h, w, 3) '

@@ -5,9 +5,13 @@ from .channels_last import ChannelsLastHook
 from .checkpoint_report import CheckpointReportHook
 from .close_mosaic import CloseMosaicHook
 from .ema import StepEMAHook
+from .epoch_windows import EpochWindowsHook
+from .finite_loss import FiniteLossHook
 from .preflight import PreflightHook
 from .progress import ProgressBarHook
 from .reproducible import ReproducibleHook
+from .stage_two import StageTwoHook
+from .visualization import InstanceVisualizationHook
 from .warmup import YOLOWarmupHook
 
 __all__ = [
@@ -15,9 +19,13 @@ __all__ = [
     'ChannelsLastHook',
     'CheckpointReportHook',
     'CloseMosaicHook',
+    'EpochWindowsHook',
+    'FiniteLossHook',
+    'InstanceVisualizationHook',
     'PreflightHook',
     'ProgressBarHook',
     'ReproducibleHook',
+    'StageTwoHook',
     'StepEMAHook',
     'YOLOWarmupHook',
 ]

@@ -33,7 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from mmext.models.backbones.dinov3_rotary import HEAD_CHANNELS, RotaryEmbedding, RotaryTables
+from mmext.models.backbones.dinov3_rotary import (
+    HEAD_CHANNELS,
+    RotaryEmbedding,
+    RotaryTables,
+    interleave_halves,
+)
+from mmext.models.common.folding import FoldedLinear, Kernel
 
 PATCH_SIZE = 16
 NUM_BLOCKS = 12
@@ -128,16 +134,33 @@ class SelfAttention(nn.Module):
         linear = KeyMaskedLinear if arch.masks_key_bias else nn.Linear
         self.qkv = linear(arch.embed_dims, 3 * arch.embed_dims)
         self.proj = nn.Linear(arch.embed_dims, arch.embed_dims)
+        self.folded: nn.Module | None = None
 
     def forward(self, x: Tensor, tables: RotaryTables) -> Tensor:
         """Tokens (B, N, E) to (B, N, E)."""
-        qkv = self.qkv(x).unflatten(2, (3, -1, HEAD_CHANNELS))  # B x N x 3 x h x D
-        query, key = tables.rotate(qkv[:, :, :2]).unbind(2)
+        project = self.qkv if self.folded is None else self.folded
+        rotate = tables.rotate if self.folded is None else tables.rotate_pairs
+        qkv = project(x).unflatten(2, (3, -1, HEAD_CHANNELS))  # B x N x 3 x h x D
+        query, key = rotate(qkv[:, :, :2]).unbind(2)
         value = qkv[:, :, 2]
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         )  # B x h x N x D
         return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def fold(self) -> FoldedLinear:
+        """The projection with channels of queries and keys in the order that makes their rotation fast.
+
+        Products of a query and a key are the same in any common order of channels.
+        """
+        bias: Tensor = self.qkv.bias
+        if isinstance(self.qkv, KeyMaskedLinear):
+            bias = bias * self.qkv.bias_mask
+        kernel = []
+        for rows in (self.qkv.weight, bias):
+            query, key, value = rows.chunk(3)
+            kernel.append(torch.cat([interleave_halves(query), interleave_halves(key), value]))
+        return FoldedLinear(Kernel(*kernel), self.qkv.weight.dtype)
 
 
 class LayerScale(nn.Module):

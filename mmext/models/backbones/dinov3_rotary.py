@@ -19,18 +19,36 @@ MAX_CACHED_SIZES = 8
 
 
 class RotaryTables(NamedTuple):
-    """Factors of the rotary encoding, (N, 1, 1, D) each: 1 and 0 for the prefix tokens.
+    """Factors of the rotary encoding: 1 and 0 for the prefix tokens.
 
-    The first half of `sin` is negated, as a rotation wants it.
+    Attributes:
+        cos: (N, 1, 1, D).
+        sin: (N, 1, 1, D), its first half negated, as a rotation wants it.
+        turns: (N, 1, 1, D / 2) complex, cos + i sin of every pair of channels.
     """
 
     cos: Tensor
     sin: Tensor
+    turns: Tensor
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate channel k with channel k + D / 2; x and the result are (B, N, 2, h, D)."""
         swapped = x.roll(HEAD_CHANNELS // 2, dims=-1)
         return torch.addcmul(x * self.cos, swapped, self.sin).to(x.dtype)
+
+    def rotate_pairs(self, x: Tensor) -> Tensor:
+        """Rotate channel 2k with channel 2k + 1, in place where x is float32; x and the result are (B, N, 2, h, D).
+
+        As complex numbers, which take a third of the time of `rotate` on a CPU.
+        """
+        pairs = x.float().unflatten(-1, (HEAD_CHANNELS // 2, 2))
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # exporters know real numbers
+            (a, b), (cos, sin) = pairs.unbind(-1), torch.view_as_real(self.turns).unbind(-1)
+            return (
+                torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+            )
+        turned = torch.view_as_complex(pairs).mul_(self.turns)
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 class RotaryEmbedding(nn.Module):
@@ -97,5 +115,15 @@ class RotaryEmbedding(nn.Module):
 def _tables(angles: Tensor) -> RotaryTables:
     """Tables of (N, D / 2) angles, which are the same for both halves of a head."""
     cos, sin = angles.cos(), angles.sin()
-    tables = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
+    tables = (
+        torch.cat([cos, cos], dim=1),
+        torch.cat([-sin, sin], dim=1),
+        torch.complex(cos, sin),
+    )
     return RotaryTables(*(table[:, None, None] for table in tables))
+
+
+def interleave_halves(rows: Tensor) -> Tensor:
+    """Rows of a projection, (h D, ...), in an order that puts channel k + D / 2 of each head right behind channel k."""
+    heads = rows.unflatten(0, (-1, 2, HEAD_CHANNELS // 2))
+    return heads.transpose(1, 2).flatten(0, 2)

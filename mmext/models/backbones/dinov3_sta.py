@@ -7,17 +7,19 @@ of the published weights: `dinov3` (`dinov3._model` in the tiny ones), `sta`, `c
 Shapes: B images, E channels of the transformer, C of the outputs, H and W the size of the image.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmext.models.backbones.dinov3 import ARCHS, PATCH_SIZE, VisionTransformer
 from mmext.models.backbones.dinov3_weights import load_pretrained
+from mmext.models.backbones.pretrained import refuse_pretrained, warn_of_random_weights
+from mmext.models.common.folding import FoldedConv, fold_pair, fold_sequential
 from mmext.registry import MODELS
 
 NORM_CFG: dict[str, Any] = dict(type='BN')
@@ -47,13 +49,21 @@ class SpatialTuningAdapter(nn.Module):
         self.conv3 = nn.Sequential(nn.GELU(), *conv_norm(2 * channels, 4 * channels))
         self.conv4 = nn.Sequential(nn.GELU(), *conv_norm(4 * channels, 4 * channels))
         self.out_channels = (2 * channels, 4 * channels, 4 * channels)
+        self.folded: nn.ModuleList | None = None
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps at strides 8, 16 and 32, their sizes rounded up."""
-        outputs = [self.conv2(self.stem(image))]
-        for stage in (self.conv3, self.conv4):
+        stem, conv2, conv3, conv4 = self.folded or self._stages()
+        outputs = [conv2(stem(image))]
+        for stage in (conv3, conv4):
             outputs.append(stage(outputs[-1]))
         return outputs
+
+    def fold(self) -> nn.ModuleList:
+        return nn.ModuleList(map(fold_sequential, self._stages())).eval()
+
+    def _stages(self) -> tuple[nn.Sequential, ...]:
+        return self.stem, self.conv2, self.conv3, self.conv4
 
 
 @MODELS.register_module()
@@ -80,14 +90,13 @@ class DINOv3STA(BaseModule):
             pass instead of keeping it: less memory, more time.
         norm_cfg: Config of the norm layers in adapter and fusion. The published models were trained
             with dict(type='SyncBN').
-        init_cfg: mmengine init config, for example `dict(type='Pretrained', checkpoint=...,
-            prefix='backbone.')`.
+        init_cfg: mmengine init config of the other layers; not 'Pretrained', see `checkpoint`.
 
     Attributes:
         out_channels: Channels of each output.
 
     Raises:
-        ValueError: Unknown architecture, or channels below 1.
+        ValueError: Unknown architecture, channels below 1, or `init_cfg` of type 'Pretrained'.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class DINOv3STA(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         _check_arguments(arch, sta_channels, out_channels)
+        refuse_pretrained(init_cfg)
         self.checkpoint = checkpoint
         self.frozen = frozen
         embed_dims = ARCHS[arch].embed_dims
@@ -119,6 +129,7 @@ class DINOv3STA(BaseModule):
             build_norm_layer(norm_cfg, out_channels)[1] for _ in range(NUM_LEVELS)
         )
         self.out_channels = (out_channels,) * NUM_LEVELS
+        self.folded: nn.ModuleList | None = None
         if frozen:
             self.dinov3.requires_grad_(False)
 
@@ -154,13 +165,18 @@ class DINOv3STA(BaseModule):
         # The transformer's maps have their channels last. In that format the convolutions take half
         # of the time on a CPU (640 px), and nothing has to be rearranged where the two meet.
         x = x.contiguous(memory_format=torch.channels_last)
-        semantics, details = self.vit(x), self.sta(x)
+        pairs = list(zip(self.vit(x), self.sta(x), strict=True))
+        if self.folded is not None:
+            folded = cast(Iterable[FoldedConv], self.folded)
+            return tuple(_fuse(conv, *pair) for conv, pair in zip(folded, pairs, strict=True))
+        convs = cast(Iterable[nn.Conv2d], self.convs)
         return tuple(
-            norm(_fuse(cast(nn.Conv2d, conv), semantic, detail))
-            for conv, norm, semantic, detail in zip(
-                self.convs, self.norms, semantics, details, strict=True
-            )
+            norm(_fuse(conv, *pair))
+            for conv, norm, pair in zip(convs, self.norms, pairs, strict=True)
         )
+
+    def fold(self) -> nn.ModuleList:
+        return nn.ModuleList(map(fold_pair, self.convs, self.norms)).eval()
 
     def init_weights(self) -> None:
         """Load `checkpoint` into the transformer.
@@ -172,13 +188,8 @@ class DINOv3STA(BaseModule):
         super().init_weights()
         if self.checkpoint is not None:
             load_pretrained(self.vit, self.checkpoint)
-        elif self.init_cfg is None:
-            print_log(
-                'DINOv3STA: no checkpoint= given, the transformer starts from random weights unless '
-                'load_from or resume brings others',
-                'current',
-                level=30,
-            )
+        else:
+            warn_of_random_weights(self)
 
     def train(self, mode: bool = True) -> 'DINOv3STA':
         """Set the training mode; a frozen transformer stays in eval."""
@@ -188,7 +199,7 @@ class DINOv3STA(BaseModule):
         return self
 
 
-def _fuse(conv: nn.Conv2d, semantic: Tensor, detail: Tensor) -> Tensor:
+def _fuse(conv: nn.Conv2d | FoldedConv, semantic: Tensor, detail: Tensor) -> Tensor:
     """1x1 convolution of [semantic, detail], the semantic map resized to the size of the detail.
 
     Resizing mixes no channels and a 1x1 convolution no places, so the order of the two is free: what
@@ -196,7 +207,11 @@ def _fuse(conv: nn.Conv2d, semantic: Tensor, detail: Tensor) -> Tensor:
     """
     size = detail.shape[-2:]
     if size[0] > semantic.shape[-2]:
-        weights = conv.weight.split([semantic.shape[1], detail.shape[1]], dim=1)
+        # A part of the weights as it is would make torch choose the other memory format, at twice the time.
+        weights = [
+            part.contiguous(memory_format=torch.channels_last)
+            for part in conv.weight.split([semantic.shape[1], detail.shape[1]], dim=1)
+        ]
         projected = F.interpolate(F.conv2d(semantic, weights[0]), size, mode='bilinear')
         return projected + F.conv2d(detail, weights[1], conv.bias)
     if size != semantic.shape[-2:]:

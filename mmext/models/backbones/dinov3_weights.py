@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mmext.models.backbones.pretrained import fill_backbone
+from mmext.models.common.weight_files import read_weight_file
 
 # Constants, which have the right value from the start. All else must be in the file.
 OPTIONAL = re.compile(r'rope_embed\.periods|blocks\.\d+\.attn\.qkv\.bias_mask')
-MAX_NAMES = 5
+_PREFIX = 'backbone.dinov3.'
 
 _SCOPE = re.compile(r'^(?:_model\.|model\.(?=layer\.))')
 _FROM_TRANSFORMERS = (
@@ -43,39 +44,14 @@ def load_pretrained(vit: nn.Module, path: str | Path) -> None:
         FileNotFoundError: The file does not exist.
         ValueError: It is damaged, or entries are missing, of another shape or not finite.
     """
-    expected = vit.state_dict()
-    found = rename_entries(_read(path), expected)
-    faults = _faults(found, expected)
-    if faults:
-        lines = '\n  '.join(faults)
-        raise ValueError(
-            f'checkpoint {path} does not fill the transformer:\n  {lines}\nGive the complete file of '
-            'this architecture, or change arch; nothing was loaded.'
+    if not Path(path).expanduser().is_file():
+        raise FileNotFoundError(
+            f'checkpoint {path} of the DINOv3 transformer does not exist. Get the file of this '
+            'architecture from DINOv3 (vits, vits_plus) or DEIMv2 (vit_tiny, vit_tiny_plus) and give '
+            'its path, or set checkpoint=None to start from random weights.'
         )
-    vit.load_state_dict({n: found[n] for n in expected if n in found}, strict=False)
-    unused = [n for n in found if n not in expected]
-    ignored = f', not used: {", ".join(unused)}' if unused else ''
-    level = 30 if unused else 20
-    print_log(f'checkpoint {path}: the transformer is filled{ignored}', 'current', level=level)
-
-
-def _faults(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """One line for each kind of fault: how many entries have it, and the first of them."""
-    common = [n for n in expected if n in found]
-    kinds = {
-        'missing': [n for n in expected if n not in found and not OPTIONAL.fullmatch(n)],
-        'of another shape': [
-            f'{n} {tuple(found[n].shape)} instead of {tuple(expected[n].shape)}'
-            for n in common
-            if found[n].shape != expected[n].shape
-        ],
-        'not finite': [n for n in common if not found[n].isfinite().all()],
-    }
-    return [
-        f'{len(names)} {kind}: {", ".join(names[:MAX_NAMES])}{", ..." * (len(names) > MAX_NAMES)}'
-        for kind, names in kinds.items()
-        if names
-    ]
+    found = rename_entries(_without_prefix(read_weight_file(path).tensors), vit.state_dict())
+    fill_backbone(vit, found, str(path), constants=OPTIONAL)
 
 
 def rename_entries(
@@ -126,30 +102,7 @@ def _join_projections(
     return joined
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in a file, without the wrapping dict that some have."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(
-            f'checkpoint {path} of the DINOv3 transformer does not exist. Get the file of this '
-            'architecture from DINOv3 (vits, vits_plus) or DEIMv2 (vit_tiny, vit_tiny_plus) and give '
-            'its path, or set checkpoint=None to start from random weights.'
-        )
-    try:
-        if file.suffix == '.safetensors':
-            return load_file(file)
-        content = torch.load(file, map_location='cpu', weights_only=True)
-    # A damaged file can raise anything: RuntimeError, EOFError, UnpicklingError, SafetensorError ...
-    except Exception as error:
-        raise ValueError(
-            f'checkpoint {path} cannot be read: it is damaged, or holds more than weights '
-            f'({type(error).__name__}). Copy or download it again.'
-        ) from error
-    for wrapper in ('state_dict', 'model'):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f'checkpoint {path} holds a {type(content).__name__}, expected a dict of tensors'
-        )
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The transformer's entries of a whole detector's file; all of a file that holds nothing else."""
+    own = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
+    return own or tensors

@@ -13,6 +13,8 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmext.models.common.folding import FoldedConv, Kernel, fold_norm, fold_pair
+
 
 class Stage(NamedTuple):
     """One stage.
@@ -70,9 +72,13 @@ class ConvBN(nn.Module):
             bias=False,
         )
         self.bn = build_norm_layer(norm_cfg, out_channels)[1]
+        self.folded: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+        return self.bn(self.conv(x)) if self.folded is None else self.folded(x)
+
+    def fold(self) -> nn.Module:
+        return fold_pair(self.conv, self.bn)
 
 
 class ConvBNAct(ConvBN):
@@ -100,7 +106,24 @@ class ConvBNAct(ConvBN):
         self.lab = LearnableAffine() if use_lab else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lab(functional.relu(super().forward(x)))
+        if self.folded is not None:
+            return self.folded(x)
+        return self.lab(functional.relu(self.bn(self.conv(x))))
+
+    def fold(self) -> nn.Module:
+        """The convolution computes the scaled and shifted value; a bound does the rest.
+
+        For s >= 0: s max(y, 0) + b = max(s y + b, b). For s < 0 it is min(s y + b, b).
+        """
+        kernel = fold_norm(self.conv, self.bn)
+        if not isinstance(self.lab, LearnableAffine):
+            bound: nn.Module = nn.ReLU(inplace=True)
+        else:
+            scale, bias = float(self.lab.scale), float(self.lab.bias)
+            kernel = Kernel(kernel.weight * scale, kernel.bias * scale + bias)
+            low, high = (bias, torch.inf) if scale >= 0 else (-torch.inf, bias)
+            bound = nn.Hardtanh(low, high, inplace=True)
+        return nn.Sequential(FoldedConv(self.conv, kernel), bound).eval()
 
 
 class LightConv(nn.Module):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmext.models.backbones.hgnet_blocks import HGStage, Stage, Stem
+from mmext.models.backbones.hgnetv2_weights import load_pretrained
+from mmext.models.backbones.pretrained import refuse_pretrained, warn_of_random_weights
 from mmext.registry import MODELS
 
 NORM_CFG: dict[str, Any] = dict(type='BN')
@@ -82,21 +84,24 @@ class HGNetv2(BaseModule):
             `Arch` as a dict, in which `stages` is a list of the fields of `Stage`.
         in_channels: Channels of the image.
         out_indices: Stages whose outputs are returned, counted from 0, in rising order; stage i has
-            stride 4 * 2 ** i.
+            stride 4 * 2 ** i. Stages behind the last one are left out.
         use_lab: Whether activations are followed by a learned scale and bias; None for what the
             arch was published with.
         frozen_stages: -1 freezes nothing, 0 the stem, i the stem and the first i stages: no
             gradient, and norms keep their statistics.
         freeze_norm: Whether all norms keep their statistics, scales and biases while training.
         norm_cfg: Config of the norm layers.
-        init_cfg: mmengine init config, for example `dict(type='Pretrained', checkpoint=...,
-            prefix='backbone.')`.
+        checkpoint: File of pre-trained weights, `PPHGNetV2_B0_stage1.pth` and so on, read by
+            `init_weights`, which mmengine calls before training and not before testing. The sizes
+            atto, femto and pico take the file of B0; the last stage of atto stays random. None
+            leaves random weights, unless a checkpoint of the whole model follows.
+        init_cfg: mmengine init config; not 'Pretrained', see `checkpoint`.
 
     Attributes:
         out_channels: Channels of each output.
 
     Raises:
-        ValueError: Unknown arch, or a stage index out of range.
+        ValueError: Unknown arch, a stage index out of range, or `init_cfg` of type 'Pretrained'.
     """
 
     def __init__(
@@ -109,10 +114,14 @@ class HGNetv2(BaseModule):
         frozen_stages: int = -1,
         freeze_norm: bool = False,
         norm_cfg: dict[str, Any] = NORM_CFG,
+        checkpoint: str | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        refuse_pretrained(init_cfg)
         layout = _resolve_arch(arch)
+        self.arch = arch
+        self.checkpoint = checkpoint
         _check_indices(len(layout.stages), out_indices, frozen_stages)
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -124,7 +133,8 @@ class HGNetv2(BaseModule):
         self.stem = Stem(in_channels, *layout.stem_channels, **layer_cfg)
         self.stages = nn.ModuleList()
         channels = layout.stem_channels[1]
-        for index, stage in enumerate(layout.stages):
+        # Without those behind the last output: in distributed training every parameter needs a gradient.
+        for index, stage in enumerate(layout.stages[: self.out_indices[-1] + 1]):
             self.stages.append(HGStage(channels, stage, downsamples=index > 0, **layer_cfg))
             channels = stage.out_channels
         self.out_channels = tuple(layout.stages[index].out_channels for index in self.out_indices)
@@ -141,11 +151,24 @@ class HGNetv2(BaseModule):
         """
         x = self.stem(x)
         outputs = []
-        for index, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+        for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
+
+    def init_weights(self) -> None:
+        """Load `checkpoint`.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: It is damaged, or does not fill the network.
+        """
+        super().init_weights()
+        if self.checkpoint is not None:
+            load_pretrained(self, self.checkpoint, is_atto=self.arch == 'atto')
+        else:
+            warn_of_random_weights(self)
 
     def train(self, mode: bool = True) -> 'HGNetv2':
         """Set the training mode; what is frozen stays in eval."""

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from mmext.registry import MODELS
 
+# Boxes in which queries look are half as long again as their detections: a mask ends where something else begins.
+BOX_EXPANSION = 0.5
+
 
 @MODELS.register_module()
 class MaskedCrossAttention(nn.Module):
@@ -146,3 +149,43 @@ class MaskedDecoderLayer(nn.Module):
         queries = self.norms[1](queries + attended)
 
         return self.norms[2](self.ffn(queries))
+
+
+@torch.no_grad()
+def find_outside(embeddings: Tensor, mask_features: Tensor) -> Tensor:
+    """Where each query's mask is not: what its next attention blocks.
+
+    Resizing is linear, so it is the mask features that are resized, once per level, and not the mask of every query.
+
+    Args:
+        embeddings: (B, Q, d).
+        mask_features: (B, d, K) at the size of the keys.
+
+    Returns:
+        (B, 1, Q, K) bool.
+    """
+    return (torch.bmm(embeddings, mask_features) < 0)[:, None]
+
+
+@torch.no_grad()
+def find_outside_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which cells of a level no part of each box covers: what a query's attention blocks that has no good mask yet.
+
+    Args:
+        boxes: (B, Q, 4) cxcywh in [0, 1]; they count as half as long again.
+        size: (h, w) of the level.
+
+    Returns:
+        (B, 1, Q, hw) bool.
+    """
+    height, width = size
+    cells = boxes.new_tensor([width, height])
+    centre = boxes[..., :2] * cells
+    # A cell is covered from half its own length on: on a coarse level a small box holds no centre of a cell.
+    reach = (boxes[..., 2:] * cells * (1 + BOX_EXPANSION) + 1) / 2
+    outside = [
+        (torch.arange(length, device=boxes.device) + 0.5 - centre[..., axis, None]).abs()
+        > reach[..., axis, None]
+        for axis, length in ((0, width), (1, height))
+    ]
+    return (outside[1][..., :, None] | outside[0][..., None, :]).flatten(2)[:, None]

@@ -14,6 +14,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+# Numbers that are sampled at a time where every mask has its own points: 64 MB.
+MAX_CHUNK_VALUES = 2**24
 
 
 def sample_features(features: Tensor, points: Tensor) -> Tensor:
@@ -54,6 +58,73 @@ def sample_bitmaps(masks: Tensor, points: Tensor) -> Tensor:
     for index, weight in _neighbours(points.float(), masks.shape[1], masks.shape[2]):
         values.addcmul_(flat[:, index], weight)
     return values
+
+
+def sample_chosen_bitmaps(masks: Tensor, chosen: Tensor, points: Tensor) -> Tensor:
+    """`sample_bitmaps` of some masks, each at points of its own, without a copy of any.
+
+    Args:
+        masks: (N, H, W) uint8 or bool in {0, 1}.
+        chosen: (M,) int64 in [0, N).
+        points: (M, P, 2) x, y in [0, 1].
+
+    Returns:
+        (M, P) float32 in [0, 1].
+    """
+    flat = masks.flatten(1)
+    values = torch.zeros(points.shape[:2], device=masks.device)
+    neighbours = _neighbours(points.flatten(0, 1).float(), masks.shape[1], masks.shape[2])
+    for index, weight in neighbours:
+        values.addcmul_(flat[chosen[:, None], index.view_as(values)], weight.view_as(values))
+    return values
+
+
+def sample_logits(embeddings: Tensor, features: Tensor, points: Tensor) -> Tensor:
+    """Logits of masks at points of their own, where mask m has embedding (n, m) in each of N versions.
+
+    What is sampled is d numbers for every point of every mask, so it is done for a few masks at a time, and again in
+    the backward pass: only the logits are kept.
+
+    Args:
+        embeddings: (N, M, d).
+        features: (d, H, W) float32.
+        points: (M, P, 2) x, y in [0, 1].
+
+    Returns:
+        (N, M, P).
+    """
+    size = max(1, MAX_CHUNK_VALUES // (len(features) * points.shape[1]))
+    chunks = zip(embeddings.split(size, dim=1), points.split(size), strict=True)
+    logits = [
+        checkpoint(
+            _sample_chunk, own, features, places, use_reentrant=False, preserve_rng_state=False
+        )
+        for own, places in chunks
+    ]
+    return torch.cat(logits, dim=1)
+
+
+def _sample_chunk(embeddings: Tensor, features: Tensor, points: Tensor) -> Tensor:
+    samples = sample_features(features, points.flatten(0, 1)).T  # MP x d
+    return torch.einsum('nmd,mpd->nmp', embeddings, samples.unflatten(0, points.shape[:2]))
+
+
+def draw_in_boxes(bboxes: Tensor, num_points: int, *, expansion: float = 0.0) -> Tensor:
+    """Uniform random points of the part inside the image of boxes that are made longer.
+
+    Args:
+        bboxes: (N, 4) xyxy in [0, 1].
+        num_points: P.
+        expansion: part of its sides by which a box is longer, about its centre.
+
+    Returns:
+        (N, P, 2) in [0, 1].
+    """
+    margin = (bboxes[:, 2:] - bboxes[:, :2]) * expansion / 2
+    first = (bboxes[:, :2] - margin).clamp(0, 1)
+    last = (bboxes[:, 2:] + margin).clamp(0, 1)
+    share = torch.rand(len(bboxes), num_points, 2, device=bboxes.device)
+    return torch.lerp(first[:, None], last[:, None], share)
 
 
 def _neighbours(points: Tensor, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,11 +2,13 @@
 
 from mmext.models.deim.criterion import DEIMCriterion
 from mmext.models.deim.decoder import DEIMTransformer
+from mmext.models.deim.detector import DEIM
 from mmext.models.deim.hybrid_encoder import HybridEncoder
 from mmext.models.deim.lite_encoder import LiteEncoder
 from mmext.models.deim.matcher import DEIMMatcher, DEIMUnionMatcher
 
 __all__ = [
+    'DEIM',
     'DEIMCriterion',
     'DEIMMatcher',
     'DEIMTransformer',

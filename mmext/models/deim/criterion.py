@@ -121,8 +121,8 @@ class DEIMCriterion(nn.Module):
         Returns:
             Scalars `loss_{mal,bbox,giou,fgl}` of the last layer; with `_aux_{i}` those of layer i before it, and its
             `loss_ddf_aux_{i}`; with `_pre` and `_enc_0` mal, bbox and giou before refinement and of the encoder; with
-            `_dn_{i}` and `_dn_pre` those of the denoising queries, if there are any. A loss that is not a number
-            becomes 0, as in the original; the matcher has warned of it.
+            `_dn_{i}` and `_dn_pre` those of the denoising queries, unless denoising is switched off. A loss that is
+            not a number becomes 0, as in the original; the matcher has warned of it.
         """
         with torch.autocast(outputs.bin_values.device.type, enabled=False):
             objects = ImageTargets(

@@ -9,7 +9,6 @@ C classes, R + 1 bins of an edge's distribution.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from mmext.models.deim.cross_attention import split_heads
 from mmext.models.deim.denoising import NoisyObjects, block_groups, make_noisy_objects
+from mmext.models.deim.layers import ConvNorm
 from mmext.models.deim.outputs import (
     BoxOutputs,
     DecoderOutputs,
@@ -170,7 +170,7 @@ class DEIMTransformer(nn.Module):
         return _Chosen(content.detach(), box_logits.detach(), outputs)
 
     def _make_noise(self, targets: Sequence[ImageTargets] | None) -> NoisyObjects | None:
-        """Denoising queries, in training and where there are objects."""
+        """Denoising queries, in training and where objects are given, be it none at all."""
         if not self.training or targets is None or not self.num_denoising:
             return None
         return make_noisy_objects(targets, self.num_classes, self.num_denoising)
@@ -190,8 +190,7 @@ class DEIMTransformer(nn.Module):
                 content.device,
             )
         elif self.training:
-            # A gradient of 0: in distributed training every parameter needs one in every process, and a process may
-            # have no objects.
+            # A gradient of 0: distributed training wants one for every parameter.
             content = content + 0 * self.denoising_class_embed.weight.sum()
         boxes = box_logits.sigmoid()
         position = self.query_pos_head(boxes.to(content.dtype)).clamp(-10, 10)
@@ -224,9 +223,9 @@ def _make_projection(in_channels: int, embed_dims: int) -> nn.Module:
     """1x1 convolution and batch norm to d channels; nothing where there are d already."""
     if in_channels == embed_dims:
         return nn.Identity()
-    conv = nn.Conv2d(in_channels, embed_dims, 1, bias=False)
-    nn.init.xavier_uniform_(conv.weight)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(embed_dims)))
+    projection = ConvNorm(in_channels, embed_dims)
+    nn.init.xavier_uniform_(projection.conv.weight)
+    return projection
 
 
 def _make_score_head(embed_dims: int, num_classes: int) -> nn.Linear:

@@ -39,7 +39,7 @@ class NoisyObjects(NamedTuple):
 @torch.no_grad()
 def make_noisy_objects(
     targets: Sequence[ImageTargets], num_classes: int, num_denoising: int
-) -> NoisyObjects | None:
+) -> NoisyObjects:
     """Copies of the objects with wrong classes and moved edges.
 
     A quarter of the labels are drawn anew from all classes. Each edge moves inwards or outwards by up to half of the
@@ -51,12 +51,11 @@ def make_noisy_objects(
         num_denoising: positives that an image has at most, unless it has more objects: g = num_denoising // G >= 1.
 
     Returns:
-        The copies; None without objects in the batch.
+        The copies. Without objects in the batch D is 0: in distributed training every process has the same losses,
+        be it of nothing.
     """
-    most = max((len(labels) for labels, _ in targets), default=0)
-    if most == 0:
-        return None
-    num_groups = max(1, num_denoising // most)
+    most = max(len(labels) for labels, _ in targets)
+    num_groups = max(1, num_denoising // max(1, most))
     labels = pad_sequence(
         [labels for labels, _ in targets], batch_first=True, padding_value=num_classes
     )  # B x G

@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H and W the size of a map, N = H W its tokens, w th
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -63,11 +64,25 @@ class MapAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
-        positions = position_codes(height, width, channels, device=x.device).to(x.dtype)
+        positions = get_position_codes(height, width, channels, device=x.device).to(x.dtype)
         tokens = x.flatten(2).transpose(1, 2)  # B x N x w
         for layer in self.layers:
             tokens = layer(tokens, positions)
         return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def get_position_codes(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """`position_codes`, kept for the sizes seen last."""
+    if torch.compiler.is_compiling():  # tracers' tensors must not outlive the trace
+        return position_codes(height, width, channels, device=device)
+    return _kept_position_codes(height, width, channels, device)
+
+
+@lru_cache(maxsize=32)
+def _kept_position_codes(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    # Tensors born in inference mode could not be used in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        return position_codes(height, width, channels, device=device)
 
 
 def position_codes(

@@ -15,6 +15,8 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from mmext.models.common.folding import FoldedConv, Kernel, fold_norm, fold_pair
+
 NORM_CFG: dict[str, Any] = dict(type='BN')
 
 
@@ -51,9 +53,13 @@ class ConvNorm(nn.Module):
             bias=False,
         )
         self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.folded: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        return self.norm(self.conv(x)) if self.folded is None else self.folded(x)
+
+    def fold(self) -> nn.Module:
+        return fold_pair(self.conv, self.norm)
 
 
 class ConvNormAct(ConvNorm):
@@ -73,9 +79,19 @@ class VGGBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvNorm(channels, channels, kernel_size=3, norm_cfg=norm_cfg)
         self.conv2 = ConvNorm(channels, channels, norm_cfg=norm_cfg)
+        self.folded: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.folded is not None:
+            return nn.functional.silu(self.folded(x))
         return nn.functional.silu(self.conv1(x) + self.conv2(x))
+
+    def fold(self) -> nn.Module:
+        """Both convolutions as one of 3x3, in whose centre the 1x1 is added."""
+        three, one = (fold_norm(branch.conv, branch.norm) for branch in (self.conv1, self.conv2))
+        self.conv1.folded = self.conv2.folded = None
+        weight = three.weight + nn.functional.pad(one.weight, (1, 1, 1, 1))
+        return FoldedConv(self.conv1.conv, Kernel(weight, three.bias + one.bias))
 
 
 class CSP2(nn.Module):

@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmext.models.common.folding import fold_sequential
 from mmext.models.deim.layers import NORM_CFG, ConvNorm, ConvNormAct, fusion_block_class
 from mmext.registry import MODELS
 
@@ -75,6 +76,7 @@ class LiteEncoder(BaseModule):
         self.bi_fusion = GlobalFusion(out_channels, norm_cfg=norm_cfg)
         self.fpn_block = fusion_block()
         self.pan_block = fusion_block()
+        self.folded: nn.ModuleList | None = None
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Two fused maps.
@@ -85,14 +87,18 @@ class LiteEncoder(BaseModule):
         Returns:
             (B, w, H, W) and (B, w, ceil(H / 2), ceil(W / 2)).
         """
+        down_sample1, down_sample2 = self.folded or (self.down_sample1, self.down_sample2)
         fine = self.input_proj[0](feats[0])
-        coarse = self.bi_fusion(self.down_sample1(fine))
+        coarse = self.bi_fusion(down_sample1(fine))
 
         # To the size of the finer map: twice as large, or one less where that is odd.
         raised = functional.interpolate(coarse, size=fine.shape[2:], mode='nearest')
         fine = self.fpn_block(fine + raised)
-        coarse = self.pan_block(coarse + self.down_sample2(fine))
+        coarse = self.pan_block(coarse + down_sample2(fine))
         return fine, coarse
+
+    def fold(self) -> nn.ModuleList:
+        return nn.ModuleList(map(fold_sequential, (self.down_sample1, self.down_sample2))).eval()
 
 
 def _downsample(channels: int, norm_cfg: dict[str, Any]) -> nn.Sequential:

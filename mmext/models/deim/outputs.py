@@ -23,7 +23,7 @@ class ImageTargets(NamedTuple):
 
 
 class BoxOutputs(NamedTuple):
-    """A prediction without distributions: that of the selected memory, or of the first layer before refinement.
+    """A prediction without distributions: of the selected memory, of the first layer before refinement, of a detector.
 
     Attributes:
         logits: (B, N, C).
@@ -87,7 +87,8 @@ class DecoderOutputs(NamedTuple):
             of the last layer alone at inference.
         encoder: of the selected memory in training, else None.
         pre: of the first layer before refinement in training, else None.
-        denoising: None at inference, without objects in the batch, and where denoising is switched off.
+        denoising: None at inference, without targets, and where denoising is switched off; of D = 0 queries where the
+            targets of all images are empty.
         bin_values: (R + 1,) float32, W(s): what each bin stands for, in units of box size / s (see `decode_boxes`).
         reg_scale: s.
     """

@@ -163,7 +163,7 @@ class _Axis:
     ) -> None:
         self.centres = (torch.arange(num_pixels) + 0.5) * scale + offset
         cell = (self.centres / input_size * size - 0.5).clamp(0, size - 1)
-        self.weights = _linear_weights(cell, size)
+        self.weights = _linear_weights(cell, torch.arange(size, dtype=cell.dtype))
         self._first = cell.long().tolist()
 
     def cells(self, pixels: slice) -> slice:
@@ -174,10 +174,22 @@ class _Axis:
         self.centres, self.weights = self.centres.to(device), self.weights.to(device)
 
 
-def _linear_weights(position: Tensor, size: int) -> Tensor:
+def _linear_weights(position: Tensor, cells: Tensor) -> Tensor:
     """Weights (P, size) of cells 0 .. size - 1 at positions (P,) in cells; none from one cell outside on."""
-    distance = position[:, None] - torch.arange(size, device=position.device)
-    return (1 - distance.abs()).clamp(min=0)
+    distance = (position[:, None] - cells).abs_()
+    return distance.neg_().add_(1).clamp_(min=0)
+
+
+class _Delta(NamedTuple):
+    """What is added to the logits of one object, as a product.
+
+    Attributes:
+        weights: (columns, R) of the cells along x.
+        values: (R, rows) of these cells, at the output's resolution along y.
+    """
+
+    weights: Tensor
+    values: Tensor
 
 
 class _MaskSampler:
@@ -194,8 +206,9 @@ class _MaskSampler:
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f'mask threshold: got {threshold}, expected a number in (0, 1).')
-        self.coeffs = coeffs.float()
-        self.prototypes = prototypes.float()
+        # Nothing is learned through a threshold, and products that are written into a buffer allow no gradient.
+        self.coeffs = coeffs.detach().float()
+        self.prototypes = prototypes.detach().float()
         self.frame = frame
         # Comparing logits with logit(threshold) saves the sigmoid.
         self.min_logit = math.log(threshold / (1 - threshold))
@@ -205,21 +218,36 @@ class _MaskSampler:
         self.x = _Axis(frame.size[1], frame.scale_x, frame.left, input_width, width)
         for axis in (self.y, self.x):
             axis.move_to(prototypes.device)
-        self.deltas = None if correction is None else correction.deltas.float()
-        self.delta_bboxes = [] if correction is None else correction.bboxes.tolist()
+        self.correction = correction
+        if correction is not None:
+            self.deltas = correction.deltas.detach().float()
+            self.delta_bboxes = correction.bboxes.tolist()
+            self.delta_cells = torch.arange(self.deltas.shape[-1]).to(self.deltas)
 
     def masks(self, bboxes: Tensor) -> Iterator[tuple[_Roi, Tensor]]:
         """Each object with a non-empty box, and the mask of that box: (rows, columns) bool."""
-        for roi in self._rois(bboxes):
+        rois = self._rois(bboxes)
+        # Always the same memory: new pages for every object would cost as much as its logits.
+        buffer = self.prototypes.new_empty(max(map(self._chunk_pixels, rois), default=0))
+        for roi in rois:
             num_rows, num_columns = roi.y2 - roi.y1, roi.x2 - roi.x1
             # Column by column in memory, as run lengths want it.
             mask = self.coeffs.new_empty((num_columns, num_rows), dtype=torch.bool)
-            step = max(1, self.max_chunk_pixels // num_rows)
+            delta = None if self.correction is None else self._delta(roi)
+            step = self._chunk_pixels(roi) // num_rows
             for start in range(0, num_columns, step):
                 stop = min(start + step, num_columns)
-                band = roi._replace(x1=roi.x1 + start, x2=roi.x1 + stop)
-                mask[start:stop] = self._logits(band) > self.min_logit
+                logits = buffer[: (stop - start) * num_rows].view(stop - start, num_rows)
+                self._write_logits(roi._replace(x1=roi.x1 + start, x2=roi.x1 + stop), logits)
+                if delta is not None:
+                    logits.addmm_(delta.weights[start:stop], delta.values)
+                torch.gt(logits, self.min_logit, out=mask[start:stop])
             yield roi, mask.T
+
+    def _chunk_pixels(self, roi: _Roi) -> int:
+        """Pixels of an object that are looked at together: whole columns."""
+        num_rows = roi.y2 - roi.y1
+        return num_rows * min(max(1, self.max_chunk_pixels // num_rows), roi.x2 - roi.x1)
 
     def _rois(self, bboxes: Tensor) -> list[_Roi]:
         """Pixels whose index lies in [x1, x2) x [y1, y2), inside the frame."""
@@ -229,24 +257,24 @@ class _MaskSampler:
         rois = [_Roi(index, *edge) for index, edge in enumerate(edges.long().tolist())]
         return [roi for roi in rois if roi.x2 > roi.x1 and roi.y2 > roi.y1]
 
-    def _logits(self, roi: _Roi) -> Tensor:
-        """Logits of an object at its output pixels: (columns, rows)."""
+    def _write_logits(self, roi: _Roi, logits: Tensor) -> None:
+        """Uncorrected logits of an object at its output pixels: (columns, rows)."""
         rows, columns = slice(roi.y1, roi.y2), slice(roi.x1, roi.x2)
         near_y, near_x = self.y.cells(rows), self.x.cells(columns)
         coarse = torch.tensordot(
             self.coeffs[roi.instance], self.prototypes[:, near_y, near_x], dims=1
         )
-        logits = _resample(coarse, self.y.weights[rows, near_y], self.x.weights[columns, near_x])
-        if self.deltas is not None:
-            delta = self.deltas[roi.instance]
-            size = len(delta)
-            x1, y1, x2, y2 = self.delta_bboxes[roi.instance]
-            y = (self.y.centres[rows] - y1) * (size / (y2 - y1)) - 0.5
-            x = (self.x.centres[columns] - x1) * (size / (x2 - x1)) - 0.5
-            logits += _resample(delta, _linear_weights(y, size), _linear_weights(x, size))
-        return logits
+        values = (self.y.weights[rows, near_y] @ coarse).T
+        torch.mm(self.x.weights[columns, near_x], values, out=logits)
 
+    def _delta(self, roi: _Roi) -> _Delta:
+        """The correction of an object at its output pixels."""
+        x1, y1, x2, y2 = self.delta_bboxes[roi.instance]
+        y_weights = self._delta_weights(self.y.centres[roi.y1 : roi.y2], y1, y2)
+        x_weights = self._delta_weights(self.x.centres[roi.x1 : roi.x2], x1, x2)
+        return _Delta(x_weights, (y_weights @ self.deltas[roi.instance]).T)
 
-def _resample(values: Tensor, y_weights: Tensor, x_weights: Tensor) -> Tensor:
-    """Values (h, w) by weights (rows, h) and (columns, w) to (columns, rows)."""
-    return x_weights @ (y_weights @ values).T
+    def _delta_weights(self, centres: Tensor, low: float, high: float) -> Tensor:
+        """Weights (P, R) of the cells that divide low .. high, at places (P,) along the same axis."""
+        cells_per_pixel = len(self.delta_cells) / (high - low)
+        return _linear_weights((centres - low) * cells_per_pixel - 0.5, self.delta_cells)

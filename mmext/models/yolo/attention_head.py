@@ -59,7 +59,7 @@ class SegmentAttention(BaseDenseHead):
     the query that agrees with them) or 'seeded' (each query starts from a detection and makes its mask).
 
     Memory in training: the loss never makes a mask. It takes `num_points` of each, so that what grows with the
-    number of objects g of an image is 3.25 `num_points` min(g, Q) (layers + 1) logits: 114 MB for 12544 points,
+    queries that have an object, at most Q, is 3.25 `num_points` (layers + 1) logits for each: 114 MB for 12544 points,
     100 queries and 6 layers, whatever the size of the image, and no more for the 300th object than for the 100th.
 
     Args:
@@ -67,6 +67,7 @@ class SegmentAttention(BaseDenseHead):
         decoder: config of the `QueryMaskDecoder`; `num_classes` and `in_channels` are filled in.
         criterion: config of the `QueryCriterion`; `num_classes` is filled in.
         num_seeds: queries that start from detections, the best ones of each image; 0 for learned queries.
+        seeds_per_object: seeds of each object's own in training, see `seed_training`; more teach masks faster.
         query_loss_weight: factor of all losses of the queries.
         query_grad_scale: factor in [0, 1] of the gradient that the queries send into the neck.
         train_cfg: that of `det`.
@@ -85,6 +86,7 @@ class SegmentAttention(BaseDenseHead):
         criterion: dict,
         *,
         num_seeds: int = 0,
+        seeds_per_object: int = 4,
         query_loss_weight: float = 1.0,
         query_grad_scale: float = 1.0,
         train_cfg: dict | None = None,
@@ -92,9 +94,10 @@ class SegmentAttention(BaseDenseHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if not 0 <= query_grad_scale <= 1:
+        if not 0 <= query_grad_scale <= 1 or seeds_per_object < 1:
             raise ValueError(
-                f'SegmentAttention: got query_grad_scale={query_grad_scale}, expected a number in [0, 1].'
+                f'SegmentAttention: got query_grad_scale={query_grad_scale}, seeds_per_object={seeds_per_object}; '
+                'expected a number in [0, 1], and at least 1.'
             )
         if num_seeds:
             decoder = dict(num_queries=0) | decoder
@@ -118,6 +121,7 @@ class SegmentAttention(BaseDenseHead):
         )
         self.criterion = MODELS.build(dict(num_classes=num_classes) | criterion)
         self.num_seeds = num_seeds
+        self.seeds_per_object = seeds_per_object
         self.query_loss_weight = query_loss_weight
         self.query_grad_scale = query_grad_scale
 
@@ -171,7 +175,7 @@ class SegmentAttention(BaseDenseHead):
             return None
         scores, bboxes = self._decode_priors(det)
         return [
-            seed_training(*image, self.det.test_settings, self.num_seeds)
+            seed_training(*image, self.det.test_settings, self.num_seeds, self.seeds_per_object)
             for image in zip(scores, bboxes, gt_bboxes, strict=True)
         ]
 
@@ -209,13 +213,15 @@ class SegmentAttention(BaseDenseHead):
             The losses of `det`, and `loss_q_cls`, `loss_q_mask`, `loss_q_dice` of the queries after the last layer,
             with the prefix `d{i}.` of those before layer i. Scalars in float32.
         """
-        truth = self.det.collect_truth(batch_gt_instances, self._input_size(det.cls_scores))
+        height, width = input_size = self._input_size(det.cls_scores)
+        truth = self.det.collect_truth(batch_gt_instances, input_size)
         losses = self.det.losses(det, truth)
         query_losses = self.criterion(
             queries,
             truth.labels,
             truth.masks.split([len(labels) for labels in truth.labels]),
             pairs=None if seeds is None else [own.pairs for own in seeds],
+            bboxes=[own / own.new_tensor([width, height] * 2) for own in truth.bboxes],
         )
         return losses | {name: self.query_loss_weight * q for name, q in query_losses.items()}
 

@@ -96,9 +96,9 @@ class Segment(BaseDenseHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if len(in_channels) != len(strides):
+        if not isinstance(in_channels, Sequence) or len(in_channels) != len(strides):
             raise ValueError(
-                f'Segment: got {len(in_channels)} in_channels for {len(strides)} strides; give one per level.'
+                f'Segment: got in_channels={in_channels} for {len(strides)} strides; give one per level.'
             )
         if loss_scale not in LOSS_SCALES:
             raise ValueError(

@@ -138,7 +138,7 @@ def _check_arguments(
     if tuple(strides) not in KNOWN_STRIDES:
         raise ValueError(f'CSPPAN: got strides={strides}, expected one of {KNOWN_STRIDES}')
     for name, channels in (('in_channels', in_channels), ('out_channels', out_channels)):
-        if len(channels) != len(strides):
+        if not isinstance(channels, Sequence) or len(channels) != len(strides):
             raise ValueError(
                 f'CSPPAN: {name} must have {NUMBER_WORDS[len(strides)]} entries, for strides '
                 f'{tuple(strides)}, got {channels}'

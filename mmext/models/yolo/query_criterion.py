@@ -21,11 +21,20 @@ from mmext.models.common.matching import (
     dice_cost,
     match_hungarian,
 )
-from mmext.models.common.points import PointSampler, sample_bitmaps, sample_features
+from mmext.models.common.points import (
+    PointSampler,
+    draw_in_boxes,
+    sample_bitmaps,
+    sample_chosen_bitmaps,
+    sample_features,
+    sample_logits,
+)
 from mmext.models.yolo.query_outputs import QueryOutputs
 from mmext.registry import MODELS
 
 DICE_EPS = 1.0
+# Boxes in which points are drawn are half as long again as their objects: a mask must learn where it ends, too.
+BOX_EXPANSION = 0.5
 
 
 @MODELS.register_module()
@@ -39,9 +48,17 @@ class QueryCriterion(nn.Module):
     and all outputs and images are matched with one transfer to the CPU. An image without objects does not count
     as one object in the divisor of the mask losses.
 
+    Points all over the image rarely hit small objects: one of 300 pixels gets 1 in 218 of an image of 256 x 256. Where
+    it is known which query belongs to which object, `box_point_ratio` sends a part r of each mask's points to its
+    object: uniform in its box, half as long again, as far as that lies inside the image. This is importance without
+    correction, as in `PointMaskLoss`, and another loss: its cross entropy is expected to be r times the mean over that
+    box, plus 1 - r times what the rule for the others gives; Dice counts the points of both alike.
+
     Args:
         num_classes: C.
         num_points: P.
+        box_point_ratio: r in [0, 1), the part of the points that lie around the object; 0 for Mask2Former's rule.
+            Above 0 it takes `pairs`, as matching compares all queries at the same points.
         oversample_ratio: see `PointSampler`.
         importance_ratio: see `PointSampler`.
         cost_weights: of class, cross entropy and Dice in the matching.
@@ -57,6 +74,7 @@ class QueryCriterion(nn.Module):
         num_classes: int,
         *,
         num_points: int = 12544,
+        box_point_ratio: float = 0.0,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
         cost_weights: Sequence[float] = (2.0, 5.0, 5.0),
@@ -70,9 +88,16 @@ class QueryCriterion(nn.Module):
                 f'no_object_weight={no_object_weight}; expected three numbers (class, cross entropy, Dice), three '
                 'numbers, and a number above 0.'
             )
+        if not 0 <= box_point_ratio < 1:
+            raise ValueError(
+                f'QueryCriterion: got box_point_ratio={box_point_ratio}, expected a number in [0, 1).'
+            )
         self.num_classes = num_classes
+        self.num_box_points = int(num_points * box_point_ratio)
         self.points = PointSampler(
-            num_points, oversample_ratio=oversample_ratio, importance_ratio=importance_ratio
+            num_points - self.num_box_points,
+            oversample_ratio=oversample_ratio,
+            importance_ratio=importance_ratio,
         )
         self.cost_weights = tuple(cost_weights)
         self.loss_weights = tuple(loss_weights)
@@ -88,6 +113,7 @@ class QueryCriterion(nn.Module):
         masks: Sequence[Tensor],
         *,
         pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
+        bboxes: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses, in float32 whatever the outputs are.
 
@@ -97,11 +123,20 @@ class QueryCriterion(nn.Module):
             masks: (G, H / s, W / s) uint8 in {0, 1} of each image, covering the network input at any stride s.
             pairs: queries and objects of each image that belong together in every output, (m,) int64 each, for
                 queries whose object is known from where they start; None to match them.
+            bboxes: (G, 4) xyxy in [0, 1] of the network input of each image; only read where points are drawn in them.
 
         Returns:
             `loss_q_cls`, `loss_q_mask`, `loss_q_dice`: scalars of the last output; with the prefix `d{i}.` those of
             output i before it.
+
+        Raises:
+            ValueError: points around objects (`box_point_ratio`) without `pairs` or `bboxes`.
         """
+        if self.num_box_points and (pairs is None or bboxes is None):
+            raise ValueError(
+                'QueryCriterion: got no pairs or no boxes, expected both with box_point_ratio above 0. Set '
+                'box_point_ratio=0 for learned queries.'
+            )
         with torch.autocast(outputs.mask_features.device.type, enabled=False):
             logits = torch.stack(outputs.class_logits).float()  # N x B x Q x (C + 1)
             embeddings = torch.stack(outputs.mask_embeddings).float()  # N x B x Q x d
@@ -113,7 +148,7 @@ class QueryCriterion(nn.Module):
             terms = torch.stack(
                 [
                     self._class_loss(logits, labels, matches),
-                    *self._mask_losses(embeddings, features, masks, matches),
+                    *self._mask_losses(embeddings, features, masks, matches, bboxes),
                 ]
             )
             terms = terms * terms.new_tensor(self.loss_weights)[:, None]  # 3 x N
@@ -168,6 +203,7 @@ class QueryCriterion(nn.Module):
         features: Tensor,
         masks: Sequence[Tensor],
         matches: Sequence[Match],
+        bboxes: Sequence[Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """Cross entropy and Dice of the matched masks, summed, divided by the number of pairs of an output: (N,) each.
 
@@ -178,11 +214,13 @@ class QueryCriterion(nn.Module):
         cross_entropy, dice = nothing, nothing
         # Unbound once: each index of a batch would get a gradient of the whole batch's size.
         images = zip(embeddings.unbind(1), features.unbind(), masks, matches, strict=True)
-        for own_embeddings, own_features, own_masks, match in images:
+        for image, (own_embeddings, own_features, own_masks, match) in enumerate(images):
             if len(match.gt) == 0:
                 continue
-            matched = own_embeddings[match.output, match.query]  # M x d
-            pred, target = self._sample_masks(matched, own_features, own_masks, match.gt)
+            own_bboxes = None if bboxes is None else bboxes[image]
+            pred, target = self._sample_masks(
+                own_embeddings, own_features, own_masks, match, own_bboxes
+            )
             pair_entropy = functional.binary_cross_entropy_with_logits(
                 pred, target, reduction='none'
             ).mean(dim=1)
@@ -197,24 +235,40 @@ class QueryCriterion(nn.Module):
         return cross_entropy / divisor, dice / divisor
 
     def _sample_masks(
-        self, embeddings: Tensor, features: Tensor, masks: Tensor, gt: Tensor
+        self,
+        embeddings: Tensor,
+        features: Tensor,
+        masks: Tensor,
+        match: Match,
+        bboxes: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Logits and targets of an image's pairs at their points.
 
         Args:
-            embeddings: (M, d) of the matched queries.
+            embeddings: (N, Q, d).
             features: (d, h, w) mask features.
             masks: (G, H, W) uint8.
-            gt: (M,) object of each pair.
+            match: pairs, the same for all outputs where points are drawn in boxes.
+            bboxes: (G, 4) xyxy in [0, 1]; None where points are not drawn in them.
 
         Returns:
-            (M, P) logits and (M, P) targets in [0, 1].
+            (M, P) logits and (M, P) targets in [0, 1], points in boxes last.
         """
+        matched = embeddings[match.output, match.query]  # M x d
         points = self.points.draw(features.device)
-        logits = embeddings @ sample_features(features, points)  # M x S
+        logits = matched @ sample_features(features, points)  # M x S
         chosen = self.points.choose(logits)  # M x P
-        targets = sample_bitmaps(masks, points)[gt[:, None], chosen]
-        return logits.gather(1, chosen), targets
+        targets = sample_bitmaps(masks, points)[match.gt[:, None], chosen]
+        logits = logits.gather(1, chosen)
+        if bboxes is None or self.num_box_points == 0:
+            return logits, targets
+
+        pairs = matched.unflatten(0, (len(embeddings), -1))  # N x m x d
+        gt = match.gt[: pairs.shape[1]]
+        points = draw_in_boxes(bboxes[gt], self.num_box_points, expansion=BOX_EXPANSION)
+        inside = sample_logits(pairs, features, points).flatten(0, 1)
+        inside_targets = sample_chosen_bitmaps(masks, gt, points).repeat(len(embeddings), 1)
+        return torch.cat([logits, inside], dim=1), torch.cat([targets, inside_targets], dim=1)
 
 
 def _repeat_pair(query: Tensor, gt: Tensor, *, num_outputs: int) -> Match:

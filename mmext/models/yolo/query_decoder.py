@@ -17,7 +17,11 @@ from mmdet.models.layers.transformer.utils import MLP
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmext.models.common.masked_attention import MaskedDecoderLayer
+from mmext.models.common.masked_attention import (
+    MaskedDecoderLayer,
+    find_outside,
+    find_outside_boxes,
+)
 from mmext.models.common.position import BoxPositionEncoding
 from mmext.models.yolo.query_outputs import QueryOutputs, QuerySeeds
 from mmext.registry import MODELS
@@ -35,9 +39,12 @@ class QueryMaskDecoder(nn.Module):
         num_queries: learned queries; 0 for a decoder whose queries start from detections.
         num_layers: L. Level l modulo the number of levels is seen by layer l.
         feedforward_channels: hidden channels of the feed-forward networks.
+        num_box_layers: layers, from the first, in which a query that starts from a detection looks inside its box, half
+            as long again, and not inside its own mask, which is noise early in training.
 
     Raises:
-        ValueError: `embed_dims` does not suit the heads or the position encodings.
+        ValueError: `embed_dims` does not suit the heads or the position encodings, or there are layers that look
+            inside boxes, which learned queries have not.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class QueryMaskDecoder(nn.Module):
         num_queries: int = 100,
         num_layers: int = 6,
         feedforward_channels: int = 1024,
+        num_box_layers: int = 0,
     ) -> None:
         super().__init__()
         if embed_dims % 4:
@@ -57,7 +65,13 @@ class QueryMaskDecoder(nn.Module):
                 f'QueryMaskDecoder: got embed_dims={embed_dims}, expected a multiple of 4: a sine and a cosine '
                 'along each axis.'
             )
+        if num_box_layers and num_queries:
+            raise ValueError(
+                f'QueryMaskDecoder: got num_box_layers={num_box_layers} and num_queries={num_queries}, expected one of '
+                'them to be 0: learned queries have no boxes to look inside.'
+            )
         self.embed_dims = embed_dims
+        self.num_box_layers = num_box_layers
         self.input_proj = nn.ModuleList(
             ConvModule(channels, embed_dims, 1, norm_cfg=group_norm(embed_dims), act_cfg=None)
             for channels in in_channels
@@ -107,12 +121,16 @@ class QueryMaskDecoder(nn.Module):
                 class_logits.append(self.class_head(normed))
                 mask_embeddings.append(embeddings)
             seen = keys[index % len(keys)]
+            if seeds is not None and index < self.num_box_layers:
+                blocked = find_outside_boxes(seeds.boxes, seen.size)
+            else:
+                blocked = find_outside(embeddings, seen.mask_features)
             queries = layer(
                 queries,
                 seen.content,
                 query_pos=query_pos,
                 key_pos=seen.position,
-                blocked=find_outside(embeddings, seen.mask_features),
+                blocked=blocked,
                 ignored=ignored,
             )
         normed = self.norm(queries)
@@ -130,6 +148,7 @@ class QueryMaskDecoder(nn.Module):
             level.flatten(2).transpose(1, 2) + embed,
             position.flatten(2).transpose(1, 2),
             resized.flatten(2),
+            (level.shape[2], level.shape[3]),
         )
 
 
@@ -140,11 +159,13 @@ class _Keys(NamedTuple):
         content: (B, hw, d).
         position: (1, hw, d).
         mask_features: (B, d, hw) at the level's size, without gradient.
+        size: (h, w).
     """
 
     content: Tensor
     position: Tensor
     mask_features: Tensor
+    size: tuple[int, int]
 
 
 class QueryStart(NamedTuple):
@@ -250,19 +271,3 @@ class MaskFeatureProjection(nn.Module):
 def group_norm(channels: int) -> dict:
     """Config of a group norm of 32 groups, or of as many as divide a small number of channels."""
     return dict(type='GN', num_groups=math.gcd(32, channels))
-
-
-@torch.no_grad()
-def find_outside(embeddings: Tensor, mask_features: Tensor) -> Tensor:
-    """Where each query's mask is not: what its next attention blocks.
-
-    Resizing is linear, so it is the mask features that are resized, once per level, and not the mask of every query.
-
-    Args:
-        embeddings: (B, Q, d).
-        mask_features: (B, d, K) at the size of the keys.
-
-    Returns:
-        (B, 1, Q, K) bool.
-    """
-    return (torch.bmm(embeddings, mask_features) < 0)[:, None]

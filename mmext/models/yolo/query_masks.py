@@ -59,6 +59,38 @@ def summarise_masks(
     )
 
 
+def mean_foreground(
+    embeddings: Tensor,
+    mask_features: Tensor,
+    bboxes: Tensor,
+    *,
+    input_size: tuple[int, int],
+    threshold: float,
+) -> Tensor:
+    """Mean probability of the pixels inside each mask, of those mask pixels that a box touches: (N,), 0 where none is.
+
+    The work grows with the boxes, not with the image.
+
+    Args:
+        embeddings: see `summarise_masks`.
+        mask_features: the same.
+        bboxes: (N, 4) xyxy in pixels of the network input, one for each mask.
+        input_size: see `summarise_masks`.
+        threshold: the same.
+    """
+    height, width = mask_features.shape[1:]
+    min_logit = math.log(threshold / (1 - threshold))
+    edges = bboxes / _pixel_size(mask_features, input_size)
+    edges = torch.cat([edges[:, :2].floor(), edges[:, 2:].ceil()], dim=1).clamp(min=0).long()
+    foreground = embeddings.new_zeros(len(embeddings))
+    for i, (x1, y1, x2, y2) in enumerate(edges.tolist()):
+        near = mask_features[:, y1 : min(y2, height), x1 : min(x2, width)]
+        logits = torch.tensordot(embeddings[i], near, dims=1)
+        inside = logits[logits > min_logit]
+        foreground[i] = inside.sigmoid().sum() / max(len(inside), 1)
+    return foreground
+
+
 def _first_and_end(flags: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the first flag of (N, n) bool and one more than that of the last: (N,) each, 0 where there is none."""
     position = torch.arange(1, flags.shape[1] + 1, device=flags.device)

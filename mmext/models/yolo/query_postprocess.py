@@ -20,11 +20,15 @@ from mmext.models.yolo.query_masks import (
     MASK_FORMATS,
     MaskSummary,
     bound_masks,
+    mean_foreground,
     summarise_masks,
 )
+from mmext.models.yolo.refiner import expand_boxes
 from mmext.structures.boxes import box_iou
 
 UNMATCHED = ('prototype', 'drop')
+# Boxes that crop masks of queries reach an eighth of their sides further, at either end.
+QUERY_BOX_EXPAND = 0.25
 
 
 class ImageOutputs(NamedTuple):
@@ -108,19 +112,26 @@ class MatchedMode:
     They agree if their classes are the same and the box around the query's mask overlaps the detection's; where
     several do, overlaps decide, one to one (Hungarian). A pair's score is the geometric mean of both.
 
+    Of the query's mask counts what lies near the detection: the rest of the image is none of its business, and
+    looking at it would cost more than everything else.
+
     Args:
         min_iou: least overlap of a pair, in (0, 1].
         unmatched: what becomes of other detections: 'prototype' keeps them with their own score and the mask of
             their prototypes, 'drop' leaves them out.
+        query_box_expand: part of its sides by which a box is longer, about its centre, where it crops the mask of its
+            query.
     """
 
     min_iou: float = 0.5
     unmatched: str = 'prototype'
+    query_box_expand: float = QUERY_BOX_EXPAND
     uses_detections: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.min_iou <= 1:
             raise ValueError(f'test_cfg: got min_iou={self.min_iou}, expected a number in (0, 1].')
+        _check_expand(self.query_box_expand)
         if self.unmatched not in UNMATCHED:
             raise ValueError(
                 f'test_cfg: got unmatched={self.unmatched!r}, expected one of {UNMATCHED}.'
@@ -145,8 +156,8 @@ class MatchedMode:
         bboxes = frame.from_input(found.bboxes)
         rest = source[len(matched) :]
         form = MASK_FORMATS[settings.mask_format]
-        bounds = bound_masks(summary.bboxes[query], image.mask_features, frame)
-        masks = _assemble(image, query, bounds, frame, settings)
+        crops = frame.from_input(found.bboxes[matched], self.query_box_expand)
+        masks = _assemble(image, query, crops, frame, settings)
         own = form.assemble(
             coeffs[rest],
             prototypes,
@@ -166,24 +177,38 @@ class MatchedMode:
 class SeededMode:
     """Objects are detections with the masks of the queries that started from them.
 
-    The score is the geometric mean of the detection's and its query's for the same class.
+    The score is the geometric mean of the detection's and its query's for the same class. Of the query's mask counts
+    what lies near the detection, see `MatchedMode`: for the score, in the mask pixels that the longer box touches.
+
+    Args:
+        query_box_expand: as in `MatchedMode`.
     """
 
+    query_box_expand: float = QUERY_BOX_EXPAND
     uses_detections: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_expand(self.query_box_expand)
 
     def __call__(
         self, image: ImageOutputs, frame: OutputFrame, settings: TestSettings
     ) -> Instances:
         found = image.seeds
         assert found is not None
-        summary = _summarise(image, frame, settings)
+        foreground = mean_foreground(
+            image.embeddings,
+            image.mask_features,
+            expand_boxes(found.bboxes, self.query_box_expand),
+            input_size=frame.input_size,
+            threshold=settings.mask_thr_binary,
+        )
         probability = class_probabilities(image).gather(1, found.labels[:, None])[:, 0]
-        joint = (found.scores * probability * summary.foreground).sqrt()
+        joint = (found.scores * probability * foreground).sqrt()
         scores, query = joint.topk(min(settings.max_per_img, len(joint)))
         kept = scores > settings.score_thr
         scores, query = scores[kept], query[kept]
-        bounds = bound_masks(summary.bboxes[query], image.mask_features, frame)
-        masks = _assemble(image, query, bounds, frame, settings)
+        crops = frame.from_input(found.bboxes[query], self.query_box_expand)
+        masks = _assemble(image, query, crops, frame, settings)
         return Instances(frame.from_input(found.bboxes[query]), scores, found.labels[query], masks)
 
 
@@ -239,6 +264,11 @@ def match_pairs(gain: Tensor) -> tuple[Tensor, Tensor]:
     return match.query[is_pair], match.gt[is_pair]
 
 
+def _check_expand(query_box_expand: float) -> None:
+    if query_box_expand < 0:
+        raise ValueError(f'test_cfg: got query_box_expand={query_box_expand}, expected 0 or more.')
+
+
 def _summarise(image: ImageOutputs, frame: OutputFrame, settings: TestSettings) -> MaskSummary:
     return summarise_masks(
         image.embeddings,
@@ -255,7 +285,7 @@ def _assemble(
     frame: OutputFrame,
     settings: TestSettings,
 ) -> Any:
-    """Whole masks of some queries (n,) in the output image, which lie within their bounds (n, 4)."""
+    """Masks of some queries (n,) in the output image, as far as they lie within their bounds (n, 4)."""
     return MASK_FORMATS[settings.mask_format].assemble(
         image.embeddings[query],
         image.mask_features,

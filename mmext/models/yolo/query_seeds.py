@@ -19,8 +19,11 @@ from mmext.structures.boxes import box_iou
 
 # The suppression looks at this many of the best priors for every seed that is wanted.
 CANDIDATES_PER_SEED = 10
-# A seed whose box overlaps an object's this much stands for it.
+# A seed whose box overlaps an object's this much stands for it; an object's own seeds, this much of what its best does.
 MIN_IOU = 0.5
+# Part of the seeds that objects' own fill before detections do, their first ones aside: among the detections are those
+# that are no object, which the class head must see as well.
+OWN_SHARE = 0.5
 
 
 def select_seeds(
@@ -60,9 +63,14 @@ class TrainingSeeds(NamedTuple):
 
 
 def seed_training(
-    scores: Tensor, bboxes: Tensor, gt_bboxes: Tensor, settings: TestSettings, num_seeds: int
+    scores: Tensor,
+    bboxes: Tensor,
+    gt_bboxes: Tensor,
+    settings: TestSettings,
+    num_seeds: int,
+    seeds_per_object: int,
 ) -> TrainingSeeds:
-    """The prior whose box fits each object best, then detections: every object has a query from the first step on.
+    """The priors that fit each object best, then detections: every object has queries from the first step on.
 
     Args:
         scores: see `select_seeds`.
@@ -70,19 +78,52 @@ def seed_training(
         gt_bboxes: (g, 4) xyxy; objects beyond `num_seeds` get no prior of their own.
         settings: see `select_seeds`.
         num_seeds: the same.
+        seeds_per_object: own seeds of each object, see `fit_priors`. They fill at most half of the seeds if that is
+            enough for one each: every object's first is there before any object's second, and so on.
     """
-    own = gt_bboxes[:num_seeds].float()
-    fitting = box_iou(own[:, None], bboxes[None]).argmax(dim=1)
     found = select_seeds(scores, bboxes, settings, num_seeds)
-    prior = torch.cat([fitting, found.prior])[:num_seeds]
-    if len(own) == 0:
-        return TrainingSeeds(prior, bboxes[prior], (prior[:0], prior[:0]))
+    if len(gt_bboxes) == 0:
+        nobody = found.prior[:0]
+        return TrainingSeeds(found.prior, bboxes[found.prior], (nobody, nobody))
+    own, own_gt = fit_priors(bboxes, gt_bboxes[:num_seeds].float(), seeds_per_object)
+    num_own = min(max(len(gt_bboxes), int(OWN_SHARE * num_seeds)), num_seeds)
+    own, own_gt = own[:num_own], own_gt[:num_own]
+
+    prior = torch.cat([own, found.prior])[:num_seeds]
     overlap, gt = box_iou(bboxes[prior][:, None], gt_bboxes[None]).max(dim=1)
-    # Each object's own seed stands for it, however poor the box is.
-    gt[: len(own)] = torch.arange(len(own), device=gt.device)
-    overlap[: len(own)] = 1
-    (positive,) = (overlap >= MIN_IOU).nonzero(as_tuple=True)
+    # A detection may start where an object's own seed does. Both are the same query, so that both stand for the object,
+    # however poor the box is.
+    twins = prior[:, None] == own  # n x own
+    gt = torch.where(overlap >= MIN_IOU, gt, own_gt[twins.int().argmax(dim=1)])
+    gt[: len(own)] = own_gt
+    (positive,) = ((overlap >= MIN_IOU) | twins.any(dim=1)).nonzero(as_tuple=True)
     return TrainingSeeds(prior, bboxes[prior], (positive, gt[positive]))
+
+
+def fit_priors(bboxes: Tensor, gt_bboxes: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The best priors of every object, however poor they are, then the second best of every object, and so on.
+
+    Second and further priors belong to the object that they fit best, are nobody's first, and overlap with it more
+    than half as much as its first does. An object with too few of them repeats its first, so that all objects weigh
+    the same.
+
+    Args:
+        bboxes: (A, 4) xyxy of all priors.
+        gt_bboxes: (g, 4) xyxy, at least one.
+        num: priors of each object.
+
+    Returns:
+        Prior and object, (num g,) int64 each.
+    """
+    overlap = box_iou(gt_bboxes[:, None], bboxes[None])  # g x A
+    best, first = overlap.max(dim=1, keepdim=True)
+    others = overlap * (overlap == overlap.amax(dim=0))
+    others[:, first[:, 0]] = 0
+    value, further = others.topk(min(num, len(bboxes)) - 1, dim=1)
+    further = torch.where(value > MIN_IOU * best, further, first)
+    prior = torch.cat([first, further], dim=1)  # g x num
+    gt = torch.arange(len(prior), device=prior.device)[:, None].expand_as(prior)
+    return prior.T.flatten(), gt.T.flatten()
 
 
 def collate_seeds(

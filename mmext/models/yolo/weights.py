@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmext.models.yolo.foreign_pickle import InertObject, load_inert, module_state
+from mmext.models.common.foreign_pickle import InertObject, load_inert, module_state
+from mmext.models.common.weight_files import check_complete
 from mmext.models.yolo.variants import HEAD_NUMBERS, Variant, detect_variant, expected_shapes
 
 _BACKBONE_PREFIXES = {
@@ -142,7 +143,7 @@ def convert_state_dict(
         for source, target in mapped.items()
     }
     unknown = [name for name in state_dict if name not in mapped and name not in ignored]
-    _check_complete(converted, expected_shapes(variant), unknown, variant)
+    check_complete(converted, expected_shapes(variant), unknown=unknown, model=_title(variant))
     return converted, ConversionReport(variant, mapped, ignored)
 
 
@@ -185,28 +186,8 @@ def _dfl_name(version: str) -> str:
     return f'model.{HEAD_NUMBERS[version]}.dfl.conv.weight'
 
 
-def _check_complete(
-    converted: Mapping[str, Tensor],
-    expected: Mapping[str, torch.Size],
-    unknown: list[str],
-    variant: Variant,
-) -> None:
-    """Each tensor must be used and each weight be filled, in its shape; the rest is listed."""
-    problems = [f'{name}: not part of the model' for name in unknown]
-    problems += [f'{name}: not part of the model' for name in converted if name not in expected]
-    problems += [f'{name}: missing' for name in expected if name not in converted]
-    problems += [
-        f'{name}: got {list(converted[name].shape)}, expected {list(shape)}'
-        for name, shape in expected.items()
-        if name in converted and converted[name].shape != shape
-    ]
-    if problems:
-        listed = '; '.join(problems[:8])
-        more = f'; and {len(problems) - 8} more' if len(problems) > 8 else ''
-        raise ValueError(
-            f'the tensors do not fit YOLO {variant.version}{variant.size}-seg '
-            f'with {variant.num_classes} classes: {listed}{more}'
-        )
+def _title(variant: Variant) -> str:
+    return f'YOLO {variant.version}{variant.size}-seg with {variant.num_classes} classes'
 
 
 def _target_dtype(tensor: Tensor) -> torch.dtype:

@@ -1,0 +1,149 @@
+"""DEIMv2-HG-S on COCO 2017: HGNetv2 B0, 640 px, 10.45 M parameters in training; no published weights or AP.
+
+The published recipe (https://arxiv.org/abs/2509.20787), 132 epochs in batches of 32. Not trained here.
+`weights/PPHGNetV2_B0_stage1.pth` is the pretrained backbone. Without the file training stops;
+`model.backbone.checkpoint=None` trains from random weights.
+
+    bash tools/dist_train.sh configs/deim/deimv2_hgs_coco.py 4 --amp
+    python tools/test.py configs/deim/deimv2_hgs_coco.py CHECKPOINT
+"""
+
+_base_ = ['../_base_/datasets/coco_detection.py', '../_base_/runtime/default.py']
+
+model = dict(
+    type='mmext.DEIM',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        # HGNetv2 wants [0, 1], without ImageNet's mean and deviation.
+        mean=[0.0, 0.0, 0.0],
+        std=[255.0, 255.0, 255.0],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+        batch_augments=[
+            # Whichever fires first, alone.
+            dict(
+                type='mmext.BatchFirstOf',
+                augments=[
+                    dict(type='mmext.BatchMixUp', prob=0.5, epochs=(4, 64)),
+                    dict(type='mmext.BatchCopyBlend', prob=0.5, epochs=(4, 120)),
+                ],
+            ),
+            dict(type='mmext.BatchRandomSize', base_size=640, repeat=20, epochs=(0, 120)),
+        ],
+    ),
+    backbone=dict(
+        type='mmext.HGNetv2',
+        arch='b0',
+        out_indices=(1, 2, 3),
+        checkpoint='weights/PPHGNetV2_B0_stage1.pth',
+    ),
+    neck=dict(
+        type='mmext.HybridEncoder',
+        ffn_channels=1024,
+        in_channels=(256, 512, 1024),
+        out_channels=256,
+        block='e4',
+        csp_channels=64,
+        num_csp_blocks=1,
+    ),
+    decoder=dict(
+        type='mmext.DEIMTransformer',
+        num_classes=80,
+        in_channels=[256, 256, 256],
+        embed_dims=256,
+        num_queries=300,
+        num_layers=3,
+        feedforward_channels=2048,
+        num_points=(3, 6, 3),
+        gated=True,
+        shares_bbox_head=False,
+        reg_scale=4.0,
+    ),
+    criterion=dict(
+        type='mmext.DEIMCriterion',
+        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=100),
+        loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0, fgl=0.15, ddf=1.5),
+    ),
+    test_cfg=dict(max_per_img=300),
+)
+
+train_pipeline = [
+    # Epochs 4 to 64: four images in one, more objects for one-to-one matching.
+    dict(
+        type='mmext.InEpochs',
+        epochs=(4, 64),
+        transforms=[dict(type='mmext.GridMosaic', short_side=320, prob=0.5)],
+    ),
+    dict(
+        type='mmext.InEpochs',
+        epochs=(4, 120),
+        transforms=[
+            dict(type='mmext.PhotometricDistortion', prob=0.5),
+            dict(
+                type='mmext.UnlessMosaic',
+                transforms=[
+                    dict(type='mmext.ZoomOut', prob=0.5),
+                    dict(type='mmext.IoUCrop', prob=0.8),
+                ],
+            ),
+        ],
+    ),
+    dict(type='mmext.DropSmallObjects', min_side=1),
+    dict(type='mmdet.RandomFlip', prob=0.5),
+    dict(type='mmdet.Resize', scale=(640, 640), keep_ratio=False, backend='pillow'),
+    dict(type='mmext.DropSmallObjects', min_side=1),
+    dict(type='mmdet.PackDetInputs'),
+]
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
+
+max_epochs = 132
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=4e-4, betas=(0.9, 0.999), weight_decay=1e-4),
+    # The first pattern that fits; the rest has the rate above.
+    constructor='mmext.PatternOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        patterns=[
+            dict(pattern=r'^backbone\..*\.(bn|lab)\.', lr=2e-4, weight_decay=0.0),
+            dict(pattern=r'^backbone\.', lr=2e-4),
+            dict(pattern=r'norm|bias|down_sample\d\.2\.', weight_decay=0.0),
+        ]
+    ),
+    clip_grad=dict(max_norm=0.1),
+)
+param_scheduler = [
+    dict(
+        type='mmext.FlatCosineLR',
+        flat=64,
+        no_aug=12,
+        warmup=2000,
+        end=max_epochs,
+        gamma=0.5,
+        convert_to_iter_based=True,
+    )
+]
+auto_scale_lr = dict(enable=False, base_batch_size=32)
+
+custom_hooks = [
+    # Compares annotations, metainfo and heads before the first step; a wrong set-up stops here.
+    dict(type='mmext.PreflightHook'),
+    dict(type='mmdet.SetEpochInfoHook'),
+    dict(type='mmext.EpochWindowsHook'),
+    dict(type='mmext.FiniteLossHook'),
+    dict(
+        type='mmext.StepEMAHook',
+        ema_type='mmdet.ExpMomentumEMA',
+        momentum=1e-4,
+        gamma=1000,
+        update_buffers=True,
+        priority=49,
+    ),
+    # The last epochs, without augmentation, start from the best checkpoint before them.
+    dict(type='mmext.StageTwoHook', stop_epoch=120),
+]
+
+default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'))

@@ -1,0 +1,86 @@
+"""The benchmark of DEIMv2's forms: its subjects, one run, and its answers to mistakes."""
+
+import pytest
+import torch
+
+from mmext.apis.profiling import count_parameters
+from mmext.models.deim.variants import VARIANTS
+from mmext.registry import MODELS
+from mmext.tools import benchmark_deim
+from mmext.tools.benchmark_deim import build_port, model_config, read_subjects, time_in_turn
+
+
+def test_read_subjects__the_port_has_no_convolutional_backbones():
+    args = benchmark_deim.parse_args(['atto', 's'])
+    forms = [(own.variant, own.form) for own in read_subjects(args)]
+    assert forms == [
+        ('atto', 'eval'),
+        ('atto', 'deploy'),
+        ('s', 'plain'),
+        ('s', 'port'),
+        ('s', 'eval'),
+        ('s', 'deploy'),
+    ]
+
+
+def test_time_in_turn__every_round_runs_all():
+    calls = []
+    works = [lambda: calls.append('a'), lambda: calls.append('b')]
+    times = time_in_turn(works, repeat=3, warmup=1)
+    assert ''.join(calls) == 'abababab'
+    assert [own.wall.shape for own in times] == [(3,), (3,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', VARIANTS)
+def test_model_config__is_the_published_size(name):
+    model = MODELS.build(model_config(VARIANTS[name]))
+    # The table counts hgx without its frozen norms, which are learned here.
+    frozen = 93_920 if name == 'hgx' else 0
+    assert count_parameters(model) == VARIANTS[name].num_params + frozen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', benchmark_deim.PORTED)
+def test_build_port__has_the_size(name):
+    port = count_parameters(build_port(VARIANTS[name], 'sdpa'))
+    # It has a projection of the memory with its norm more, and a few norms and factors.
+    assert 1 <= port / VARIANTS[name].num_params < 1.006
+
+
+@pytest.mark.slow
+def test_main__table(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    out = tmp_path / 'out' / 'table.md'
+    arguments = ['atto', '--repeat', '2', '--warmup', '1', '--threads', '1', '--train-memory']
+    assert benchmark_deim.main([*arguments, '--out', str(out)]) == 0
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert printed.endswith(out.read_text())  # after the log
+    header, _, *rows = (
+        line.strip('| ').split(' | ')
+        for line in out.read_text().splitlines()
+        if line.startswith('|')
+    )
+    table = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert list(table) == ['eval', 'deploy']
+    assert all(float(row['P50 (ms)']) > 0 for row in table.values())
+    assert table['eval']['time / eval'] == '1.00'
+    train, test = (float(table['eval'][key]) for key in header[:-3:-1])
+    assert train > test > 0
+    assert table['deploy'][benchmark_deim.TRAIN_HEADER] == '-'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['s', 'huge'], "got the variant 'huge', expected some of atto, femto"),
+        (['s', '--repeat', '0'], '--repeat: got 0, expected at least 1'),
+    ],
+    ids=['variant', 'repeat'],
+)
+def test_main__a_mistake_is_one_message(arguments, message, capsys):
+    assert benchmark_deim.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert 'Traceback' not in errors

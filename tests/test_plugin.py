@@ -50,7 +50,7 @@ def test_base__mmseg_resolves_to_the_installed_fork(tmp_path):
 
 def test_base__inherited_parts_build_as_they_do_at_home(tmp_path):
     path = tmp_path / 'foreign.py'
-    path.write_text(f"_base_ = '{BASE}'\n")
+    path.write_text("_base_ = 'mmext::yolo/segment_v8n_8xb16-500e_coco.py'\n")
     cfg = Config.fromfile(path)
     # mmengine marks what it inherits; without a transparent scope mmdet's detector would not be found.
     assert cfg.model._scope_ == 'mmext'

@@ -1,9 +1,11 @@
 """DEIMv2-M on photos of industrial defects: six classes, 100 epochs, one small GPU (batches of 2, mixed precision).
 
-The recipe of the mission: flat rate for 70 epochs, the last 10 without augmentation, no mosaic and no copy-blend, which would
-show defects on parts that have none. `weights/vittplus_distill.pt` is the pretrained backbone, and `load_from` may name
-a converted COCO checkpoint (`tools/convert_weights.py deimv2_m.pth m.pth --source deim`): all but its class layers is kept.
-Not trained here: the photos are not public, and a CPU would need days.
+The recipe of the mission: flat rate for 70 epochs, the last 10 without augmentation, no mosaic and no copy-blend, which
+would show defects on parts that have none. `weights/vittplus_distill.pt` is the pretrained backbone. `load_from` may name a
+converted COCO checkpoint (`tools/convert_weights.py deimv2_m.pth m.pth --source deim`), of which all but the class layers is kept;
+then set `model.backbone.checkpoint=None`. Not trained here: the photos are not public, and a CPU would need days.
+
+Another number of epochs: change `max_epochs`, and with it both `epochs=(0, 90)`, `stop_epoch`, `change_epoch` and `flat`.
 
     python tools/train.py configs/deim/deimv2_m_industrial.py
     python tools/test.py configs/deim/deimv2_m_industrial.py work_dirs/deimv2_m_industrial/epoch_100.pth

@@ -124,13 +124,13 @@ test_cfg = dict(type='TestLoop')
 # does not feel a common factor, but it does feel a single step of a hundred times the gradient.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2.8e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1.4e-3, weight_decay=0.05, fused=True),
     constructor='mmext.YOLOOptimWrapperConstructor',
     paramwise_cfg=dict(
         custom_keys={
-            'bbox_head.decoder': dict(lr_mult=0.15),
+            'bbox_head.decoder': dict(lr_mult=0.3),
             # Embeddings, which must not decay although they are matrices.
-            'bbox_head.decoder.level_embed': dict(lr_mult=0.15, decay_mult=0.0),
+            'bbox_head.decoder.level_embed': dict(lr_mult=0.3, decay_mult=0.0),
         }
     ),
     clip_grad=dict(max_norm=10.0),

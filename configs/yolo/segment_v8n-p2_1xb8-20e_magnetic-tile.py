@@ -100,7 +100,7 @@ test_cfg = dict(type='TestLoop')
 # AdamW learns from few steps; `fused` saves the passes over 218 small tensors.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2.8e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1.4e-3, weight_decay=0.05, fused=True),
     constructor='mmext.YOLOOptimWrapperConstructor',
     clip_grad=dict(max_norm=10.0),
 )

@@ -93,7 +93,8 @@ test_cfg = dict(type='TestLoop')
 # AdamW learns from few steps; `fused` saves the passes over 218 small tensors.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2.8e-3, weight_decay=0.05, fused=True),
+    # 2.8e-3 ended higher from one seed (0.349 against 0.291) and had learned nothing after 1000 steps from another.
+    optimizer=dict(type='AdamW', lr=1.4e-3, weight_decay=0.05, fused=True),
     constructor='mmext.YOLOOptimWrapperConstructor',
     clip_grad=dict(max_norm=10.0),
 )

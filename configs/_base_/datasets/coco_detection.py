@@ -58,6 +58,6 @@ val_evaluator = dict(
     type='mmdet.CocoMetric',
     ann_file=data_root + 'annotations/instances_val2017.json',
     metric='bbox',
-    classwise=False,
+    classwise=True,
 )
 test_evaluator = val_evaluator

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mmext.models.deim.parts import part_configs
 from mmext.models.deim.variants import NUM_COCO_CLASSES, VARIANTS, Variant
 from mmext.registry import MODELS
 from tests.reference_numbers import named_weight
@@ -12,47 +13,16 @@ COMPUTED = ('periods', 'bias_mask', 'up', 'reg_scale')
 
 
 def backbone_config(variant: Variant) -> dict:
-    if variant.backbone == 'dinov3_sta':
-        return dict(
-            type='mmext.DINOv3STA',
-            arch=variant.arch,
-            sta_channels=variant.sta_channels,
-            out_channels=variant.encoder_channels,
-        )
-    num_maps = len(variant.backbone_channels)
-    first = {8: 1, 16: 2}[variant.strides[0]]
     frozen = dict(frozen_stages=0, freeze_norm=True) if variant is VARIANTS['hgx'] else {}
-    indices = tuple(range(first, first + num_maps))
-    return dict(type='mmext.HGNetv2', arch=variant.arch, out_indices=indices, **frozen)
+    return part_configs(variant, NUM_COCO_CLASSES)['backbone'] | frozen
 
 
 def encoder_config(variant: Variant) -> dict:
-    config = dict(
-        in_channels=variant.backbone_channels,
-        out_channels=variant.encoder_channels,
-        block=variant.block,
-        csp_channels=variant.csp_channels,
-        num_csp_blocks=variant.num_csp_blocks,
-    )
-    if variant.encoder == 'lite':
-        return dict(type='mmext.LiteEncoder', **config)
-    return dict(type='mmext.HybridEncoder', ffn_channels=variant.encoder_ffn_channels, **config)
+    return part_configs(variant, NUM_COCO_CLASSES)['neck']
 
 
 def decoder_config(variant: Variant) -> dict:
-    return dict(
-        type='mmext.DEIMTransformer',
-        num_classes=NUM_COCO_CLASSES,
-        in_channels=[variant.encoder_channels] * len(variant.num_points),
-        embed_dims=variant.decoder_channels,
-        num_queries=variant.num_queries,
-        num_layers=variant.num_decoder_layers,
-        feedforward_channels=variant.decoder_ffn_channels,
-        num_points=variant.num_points,
-        gated=variant.gated,
-        shares_bbox_head=variant.shares_bbox_head,
-        reg_scale=variant.reg_scale,
-    )
+    return part_configs(variant, NUM_COCO_CLASSES)['decoder']
 
 
 def detector_config(variant: Variant) -> dict:

@@ -23,7 +23,16 @@ GUARD = runpy.run_path(str(ROOT / 'mmext' / '_stack.py'))
 # them installed, `import mmext` says which command is missing.
 # onedl-mmcv and onedl-mmdetection both ask for OpenCV without saying which build; OPENCV says it.
 ONEDL = [*map(str, GUARD['STACK']), GUARD['OPENCV']]
-DEV = ['pytest>=8', 'pytest-xdist>=3.6,<4', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5', 'scikit-image']
+# Cut-outs, videos and augmentation; albumentations exactly, as its later releases changed licence and name.
+APP = ['albumentations==2.0.8', 'av>=14', 'pillow', 'pymatting>=1.1.13', 'scikit-image']
+DEV = [
+    *APP,
+    'pytest>=8',
+    'pytest-xdist>=3.6,<4',
+    'ruff>=0.17,<0.18',
+    'mypy>=2.4,<2.5',
+    'torchmetrics>=1.4,<2',
+]
 
 
 class BuildPackage(build_py):
@@ -80,6 +89,7 @@ setup(
     ],
     extras_require={
         'onedl': ONEDL,
+        'app': APP,
         'dev': DEV,
         'coco': ['faster-coco-eval'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],

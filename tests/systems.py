@@ -170,6 +170,65 @@ def deim_s() -> dict:
     return model
 
 
+def localizer(head: dict) -> dict:
+    """`mmext.SingleObjectLocalizer` at three classes on a narrow CNN."""
+    loss = dict(
+        type='mmext.LocalizationLoss', loss_box=dict(type='mmdet.GIoULoss', loss_weight=1.0)
+    )
+    return dict(
+        type='mmext.SingleObjectLocalizer',
+        data_preprocessor=dict(
+            type='mmdet.DetDataPreprocessor',
+            mean=[0.0, 0.0, 0.0],
+            std=[255.0, 255.0, 255.0],
+            bgr_to_rgb=True,
+        ),
+        backbone=dict(type='mmext.LocalizerCNN', channels=(8, 16, 16, 16), out_indices=(1, 2, 3)),
+        head=dict(head, num_classes=3, loss=loss),
+    )
+
+
+def attn_unet_resnet() -> dict:
+    """The Attention U-Net on a ResNet-18 of an eighth of its width."""
+    return dict(
+        type='mmext.MatteEncoderDecoder',
+        data_preprocessor=dict(
+            type='mmext.MattePreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            size_divisor=32,
+        ),
+        backbone=dict(type='mmext.ResNetStem', depth=18, stem_channels=8, base_channels=8),
+        decode_head=dict(
+            type='mmext.AttentionUNetHead',
+            in_channels=(8, 8, 16, 32, 64),
+            stage_channels=(16, 16, 8, 8, 8),
+            gate=dict(type='mmext.AttentionGate'),
+            loss_decode=[
+                dict(type='mmext.MatteBCELoss'),
+                dict(type='mmext.MatteDiceLoss'),
+                dict(type='mmext.AlphaEdgeLoss'),
+            ],
+        ),
+    )
+
+
+def attn_unet_light() -> dict:
+    """The same on a quarter of a MobileNetV2, with all that the other has not: two logits, deep supervision, ..."""
+    model = attn_unet_resnet()
+    model['backbone'] = dict(
+        type='mmseg.MobileNetV2', widen_factor=0.25, out_indices=(0, 1, 2, 4, 6)
+    )
+    model['decode_head'].update(
+        in_channels=(8, 8, 8, 24, 80),
+        gate=dict(type='mmext.SameSizeAttentionGate'),
+        block='separable',
+        num_logits=2,
+        aux_loss_decode=[dict(type='mmext.MatteBCELoss')],
+    )
+    return model
+
+
 SYSTEMS = {
     'yolo-segment-v8': yolo_segment('v8'),
     'yolo-segment-v11': yolo_segment('v11'),
@@ -179,6 +238,12 @@ SYSTEMS = {
     'yolo-segment-attention-seeded': yolo_segment_attention('seeded', num_seeds=4),
     'deim-atto': deim_atto(),
     'deim-s': deim_s(),
+    'localizer-votes': localizer(
+        dict(type='mmext.VoteHead', in_channels=[16, 16, 16], feat_channels=16, num_bins=5)
+    ),
+    'localizer-plain': localizer(dict(type='mmext.LocalizerHead', in_channels=16, bounded=True)),
+    'attn-unet-r18': attn_unet_resnet(),
+    'attn-unet-light': attn_unet_light(),
 }
 # Take seconds per promise.
 SLOW = {'deim-s'}

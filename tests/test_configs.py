@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.hub import get_model
 from mmengine.registry import DefaultScope, Registry
 
+from mmext.engine.preflight_recipe import Length, check_lengths
 from mmext.registry import UnknownNameError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -51,6 +52,8 @@ def typed(value: object, key: str = '') -> Iterator[tuple[str, dict]]:
     if isinstance(value, dict):
         if 'type' in value:
             yield key, value
+        if value.get('type') == 'mmext.Albumentations':
+            return  # its transforms are classes of that library
         for name, child in value.items():
             yield from typed(child, name)
     elif isinstance(value, (list, tuple)):
@@ -108,8 +111,10 @@ def test_config__has_all_that_a_run_needs(path, parsed):
 def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
     cfg = parsed[path]
     hooks = [hook['type'] for hook in cfg.custom_hooks]
-    # The baselines of mmdet train as mmdet's do, without an average.
-    averages = [] if cfg.model.type == 'FasterRCNN' else ['mmext.StepEMAHook']
+    # The baselines of mmdet train as mmdet's do, without an average; the mission's localizer has no schedule either.
+    is_literal = cfg.model.get('head', {}).get('type') == 'mmext.LocalizerHead'
+    is_baseline = cfg.model.type in ('FasterRCNN', 'MaskRCNN') or is_literal
+    averages = [] if is_baseline else ['mmext.StepEMAHook']
     assert [hook for hook in hooks if hook.endswith('EMAHook')] == averages
     ramps = [
         scheduler
@@ -123,7 +128,7 @@ def test_config__averages_warms_up_and_closes_its_mosaic(path, parsed):
     ramps += [
         scheduler for scheduler in cfg.param_scheduler if scheduler['type'] == 'mmext.FlatCosineLR'
     ]
-    assert ramps or 'mmext.YOLOWarmupHook' in hooks
+    assert ramps or is_literal or 'mmext.YOLOWarmupHook' in hooks
     transforms = [part['type'] for _, part in typed(cfg.train_dataloader.to_dict())]
     assert ('mmext.CloseMosaicHook' in hooks) == ('mmext.Mosaic' in transforms)
 
@@ -154,6 +159,13 @@ def test_config__what_changes_with_the_epochs_is_told_them(path, parsed):
     if stage_two := hooks.get('mmext.StageTwoHook'):
         # Not one of them goes on in the stage without augmentation.
         assert max(end for _, end in windows) <= stage_two['stop_epoch'] < cfg.train_cfg.max_epochs
+
+
+@every_config
+def test_config__preflight_finds_that_its_recipe_fits_its_length(path, parsed):
+    cfg = parsed[path]
+    epochs, iterations = (cfg.train_cfg.get(f'max_{unit}') for unit in ('epochs', 'iters'))
+    assert check_lengths(cfg, Length(epochs, iterations or epochs * 160)) == []
 
 
 @every_config

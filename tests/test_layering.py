@@ -44,7 +44,10 @@ ADAPTERS = {
         'batch_augments.py',  # changes the samples of a batch, whatever learns from them
         'batch_resize.py',
     },
+    'backbones': {'resnet_stem.py'},  # an encoder of mmseg that returns one map more
+    'attn_unet': {'head.py', 'matting.py', 'preprocessor.py', 'tta.py'},
     'deim': {'detector.py'},
+    'localizer': {'localizer.py'},
     'yolo': {'head.py', 'enhanced_head.py', 'attention_head.py', 'truth.py'},
 }
 FRAMEWORKS = ('mmdet', 'mmseg')

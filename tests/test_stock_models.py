@@ -163,7 +163,11 @@ def test_mmdet__computes_losses_and_predicts(
         assert not has_masks or instances.masks.shape == (num, *SIZE)
 
 
-@pytest.mark.parametrize('make_config', [segformer, pspnet], ids=lambda value: value.__name__)
+@pytest.mark.parametrize(
+    'make_config',
+    [segformer, pytest.param(pspnet, marks=pytest.mark.slow)],
+    ids=['segformer', 'pspnet'],
+)
 def test_mmseg__computes_losses_and_predicts(make_config: Callable[[], Config]) -> None:
     config = make_config()
     num_classes = config.model.decode_head.num_classes

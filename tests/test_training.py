@@ -69,7 +69,7 @@ def test_segment__overfits_eight_images(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_segment_attention__overfits_four_images(tmp_path: Path) -> None:
-    # The boxes are those of the masks: queries alone, without the detections.
+    # In the config's mode 'matched': a detection takes the mask of the query that agrees with it, or its prototypes'.
     name = 'yolo/segment-attention_v8n_1xb8-12e_synthetic.py'
     scores = learn_by_heart(name, tmp_path / 'attention', num_images=4)
     assert scores['bbox'] > 0.9 and scores['segm'] > 0.9, scores

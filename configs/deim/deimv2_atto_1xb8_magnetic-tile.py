@@ -11,6 +11,14 @@ stands beside each setting; README.md has the scores.
 
 _base_ = ['../_base_/datasets/magnetic_tile.py', '../_base_/runtime/default.py']
 
+# What changes in the course of training. For another length change max_epochs: the rest follows.
+max_epochs = 60
+no_aug_epochs = 5
+flat_epochs = max_epochs // 2
+mixup_epochs = max_epochs * 2 // 3
+blend_epochs = max_epochs * 5 // 6
+change_epoch = max_epochs * 9 // 10
+
 model = dict(
     type='mmext.DEIM',
     data_preprocessor=dict(
@@ -25,8 +33,8 @@ model = dict(
             dict(
                 type='mmext.BatchFirstOf',
                 augments=[
-                    dict(type='mmext.BatchMixUp', prob=0.2, epochs=(1, 40)),
-                    dict(type='mmext.BatchCopyBlend', prob=0.5, epochs=(1, 50)),
+                    dict(type='mmext.BatchMixUp', prob=0.2, epochs=(1, mixup_epochs)),
+                    dict(type='mmext.BatchCopyBlend', prob=0.5, epochs=(1, blend_epochs)),
                 ],
             )
         ],
@@ -55,7 +63,7 @@ model = dict(
     ),
     criterion=dict(
         type='mmext.DEIMCriterion',
-        matcher=dict(type='mmext.DEIMMatcher', change_epoch=54),
+        matcher=dict(type='mmext.DEIMMatcher', change_epoch=change_epoch),
         loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0),
     ),
     test_cfg=dict(max_per_img=100),
@@ -82,7 +90,6 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-max_epochs = 60
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -102,8 +109,8 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='mmext.FlatCosineLR',
-        flat=30,
-        no_aug=5,
+        flat=flat_epochs,
+        no_aug=no_aug_epochs,
         # 4000 iterations would be most of the training.
         warmup=200,
         end=max_epochs,

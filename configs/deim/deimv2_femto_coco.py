@@ -6,9 +6,22 @@ The published recipe (https://arxiv.org/abs/2509.20787), 500 epochs in batches o
 
     bash tools/dist_train.sh configs/deim/deimv2_femto_coco.py 4 --amp
     python tools/test.py configs/deim/deimv2_femto_coco.py CHECKPOINT
+
+On one GPU, with batches of 32 instead of 128: `--auto-scale-lr` divides the rates by 4, as it must, since the losses are means;
+`train_dataloader.batch_size=128` needs no such change where the memory suffices.
+
+    python tools/train.py configs/deim/deimv2_femto_coco.py --amp --auto-scale-lr
 """
 
 _base_ = ['../_base_/datasets/coco_detection.py', '../_base_/runtime/default.py']
+
+# What changes in the course of training. For another length change max_epochs: the rest follows.
+max_epochs = 500
+no_aug_epochs = 32
+stop_epoch = max_epochs - no_aug_epochs
+flat_epochs = max_epochs // 2
+strong_epochs = min(max_epochs * 4 // 5, stop_epoch)
+change_epoch = stop_epoch * 25 // 26
 
 model = dict(
     type='mmext.DEIM',
@@ -49,22 +62,22 @@ model = dict(
     ),
     criterion=dict(
         type='mmext.DEIMCriterion',
-        matcher=dict(type='mmext.DEIMMatcher', change_epoch=450),
+        matcher=dict(type='mmext.DEIMMatcher', change_epoch=change_epoch),
         loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0),
     ),
     test_cfg=dict(max_per_img=300),
 )
 
 train_pipeline = [
-    # Epochs 4 to 250: four images in one, more objects for one-to-one matching.
+    # While the rate is flat: four images in one, more objects for one-to-one matching.
     dict(
         type='mmext.InEpochs',
-        epochs=(4, 250),
+        epochs=(4, flat_epochs),
         transforms=[dict(type='mmext.GridMosaic', short_side=208, prob=0.5)],
     ),
     dict(
         type='mmext.InEpochs',
-        epochs=(4, 400),
+        epochs=(4, strong_epochs),
         transforms=[
             dict(type='mmext.PhotometricDistortion', prob=0.5),
             dict(
@@ -95,11 +108,12 @@ train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_epochs = 500
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
+# The statistics of batch norm are those of all processes together, as in the published training.
+sync_bn = 'torch'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1.6e-3, betas=(0.9, 0.999), weight_decay=1e-4),
@@ -117,8 +131,8 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='mmext.FlatCosineLR',
-        flat=250,
-        no_aug=32,
+        flat=flat_epochs,
+        no_aug=no_aug_epochs,
         warmup=4000,
         end=max_epochs,
         gamma=0.5,
@@ -142,7 +156,7 @@ custom_hooks = [
         priority=49,
     ),
     # The last epochs, without augmentation, start from the best checkpoint before them.
-    dict(type='mmext.StageTwoHook', stop_epoch=468),
+    dict(type='mmext.StageTwoHook', stop_epoch=stop_epoch),
 ]
 
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'))

@@ -6,9 +6,21 @@ The published recipe (https://arxiv.org/abs/2509.20787), 102 epochs in batches o
 
     bash tools/dist_train.sh configs/deim/deimv2_hgm_coco.py 4 --amp
     python tools/test.py configs/deim/deimv2_hgm_coco.py CHECKPOINT
+
+On one GPU, with batches of 8 instead of 32: `--auto-scale-lr` divides the rates by 4, as it must, since the losses are means;
+`train_dataloader.batch_size=32` needs no such change where the memory suffices.
+
+    python tools/train.py configs/deim/deimv2_hgm_coco.py --amp --auto-scale-lr
 """
 
 _base_ = ['../_base_/datasets/coco_detection.py', '../_base_/runtime/default.py']
+
+# What changes in the course of training. For another length change max_epochs: the rest follows.
+max_epochs = 102
+no_aug_epochs = 12
+stop_epoch = max_epochs - no_aug_epochs
+flat_epochs = 4 + stop_epoch // 2
+change_epoch = stop_epoch * 8 // 9
 
 model = dict(
     type='mmext.DEIM',
@@ -24,11 +36,11 @@ model = dict(
             dict(
                 type='mmext.BatchFirstOf',
                 augments=[
-                    dict(type='mmext.BatchMixUp', prob=0.5, epochs=(4, 49)),
-                    dict(type='mmext.BatchCopyBlend', prob=0.5, epochs=(4, 90)),
+                    dict(type='mmext.BatchMixUp', prob=0.5, epochs=(4, flat_epochs)),
+                    dict(type='mmext.BatchCopyBlend', prob=0.5, epochs=(4, stop_epoch)),
                 ],
             ),
-            dict(type='mmext.BatchRandomSize', base_size=640, repeat=6, epochs=(0, 90)),
+            dict(type='mmext.BatchRandomSize', base_size=640, repeat=6, epochs=(0, stop_epoch)),
         ],
     ),
     backbone=dict(
@@ -61,22 +73,22 @@ model = dict(
     ),
     criterion=dict(
         type='mmext.DEIMCriterion',
-        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=80),
+        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=change_epoch),
         loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0, fgl=0.15, ddf=1.5),
     ),
     test_cfg=dict(max_per_img=300),
 )
 
 train_pipeline = [
-    # Epochs 4 to 49: four images in one, more objects for one-to-one matching.
+    # While the rate is flat: four images in one, more objects for one-to-one matching.
     dict(
         type='mmext.InEpochs',
-        epochs=(4, 49),
+        epochs=(4, flat_epochs),
         transforms=[dict(type='mmext.GridMosaic', short_side=320, prob=0.5)],
     ),
     dict(
         type='mmext.InEpochs',
-        epochs=(4, 90),
+        epochs=(4, stop_epoch),
         transforms=[
             dict(type='mmext.PhotometricDistortion', prob=0.5),
             dict(
@@ -96,11 +108,12 @@ train_pipeline = [
 ]
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
 
-max_epochs = 102
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
+# The statistics of batch norm are those of all processes together, as in the published training.
+sync_bn = 'torch'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=4e-4, betas=(0.9, 0.999), weight_decay=1e-4),
@@ -118,8 +131,8 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='mmext.FlatCosineLR',
-        flat=49,
-        no_aug=12,
+        flat=flat_epochs,
+        no_aug=no_aug_epochs,
         warmup=2000,
         end=max_epochs,
         gamma=0.5,
@@ -143,7 +156,7 @@ custom_hooks = [
         priority=49,
     ),
     # The last epochs, without augmentation, start from the best checkpoint before them.
-    dict(type='mmext.StageTwoHook', stop_epoch=90),
+    dict(type='mmext.StageTwoHook', stop_epoch=stop_epoch),
 ]
 
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'))

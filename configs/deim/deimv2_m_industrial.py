@@ -5,13 +5,21 @@ would show defects on parts that have none. `weights/vittplus_distill.pt` is the
 converted COCO checkpoint (`tools/convert_weights.py deimv2_m.pth m.pth --source deim`), of which all but the class layers is kept;
 then set `model.backbone.checkpoint=None`. Not trained here: the photos are not public, and a CPU would need days.
 
-Another number of epochs: change `max_epochs`, and with it both `epochs=(0, 90)`, `stop_epoch`, `change_epoch` and `flat`.
+Another number of epochs: change `max_epochs` in the file; the rest follows. (`--cfg-options train_cfg.max_epochs=50` would change
+the length of training alone, and be told so.)
 
     python tools/train.py configs/deim/deimv2_m_industrial.py
     python tools/test.py configs/deim/deimv2_m_industrial.py work_dirs/deimv2_m_industrial/epoch_100.pth
 """
 
 _base_ = ['../_base_/datasets/industrial.py', '../_base_/runtime/default.py']
+
+# What changes in the course of training. For another length change max_epochs: the rest follows.
+max_epochs = 100
+no_aug_epochs = 10
+stop_epoch = max_epochs - no_aug_epochs
+flat_epochs = max_epochs * 7 // 10
+change_epoch = stop_epoch * 8 // 9
 
 model = dict(
     type='mmext.DEIM',
@@ -21,7 +29,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=32,
-        batch_augments=[dict(type='mmext.BatchMixUp', prob=0.15, epochs=(0, 90))],
+        batch_augments=[dict(type='mmext.BatchMixUp', prob=0.15, epochs=(0, stop_epoch))],
     ),
     backbone=dict(
         type='mmext.DINOv3STA',
@@ -54,7 +62,7 @@ model = dict(
     ),
     criterion=dict(
         type='mmext.DEIMCriterion',
-        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=80),
+        matcher=dict(type='mmext.DEIMUnionMatcher', change_epoch=change_epoch),
         loss_weights=dict(mal=1.0, bbox=5.0, giou=2.0, fgl=0.15, ddf=1.5),
     ),
     test_cfg=dict(max_per_img=300),
@@ -63,10 +71,10 @@ model = dict(
 train_pipeline = [
     dict(type='mmext.LoadImage'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    # Not in the last ten epochs.
+    # Not in the last epochs.
     dict(
         type='mmext.InEpochs',
-        epochs=(0, 90),
+        epochs=(0, stop_epoch),
         transforms=[
             dict(type='mmext.PhotometricDistortion', prob=0.3),
             dict(type='mmext.IoUCrop', prob=0.5),
@@ -80,7 +88,6 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-max_epochs = 100
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -103,8 +110,8 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='mmext.FlatCosineLR',
-        flat=70,
-        no_aug=10,
+        flat=flat_epochs,
+        no_aug=no_aug_epochs,
         # Of 35,000 iterations with 700 photos.
         warmup=2000,
         end=max_epochs,
@@ -129,7 +136,7 @@ custom_hooks = [
         priority=49,
     ),
     # The last epochs, without augmentation, start from the best checkpoint before them.
-    dict(type='mmext.StageTwoHook', stop_epoch=90),
+    dict(type='mmext.StageTwoHook', stop_epoch=stop_epoch),
 ]
 
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'))

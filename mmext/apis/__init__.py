@@ -1,7 +1,17 @@
 """What users call from Python."""
 
+from mmext.apis.background import BackgroundRemover
+from mmext.apis.cutout import Cutout
 from mmext.apis.inferencer import InstanceInferencer, Prediction
 from mmext.apis.model import init_model, init_tta_model
 from mmext.apis.tiling import Tiling
 
-__all__ = ['InstanceInferencer', 'Prediction', 'Tiling', 'init_model', 'init_tta_model']
+__all__ = [
+    'BackgroundRemover',
+    'Cutout',
+    'InstanceInferencer',
+    'Prediction',
+    'Tiling',
+    'init_model',
+    'init_tta_model',
+]

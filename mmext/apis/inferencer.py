@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmext.apis.image_inputs import find_images
-from mmext.apis.model import init_model, read_config
+from mmext.apis.model import deploy, init_model, read_config
 from mmext.apis.pipelines import build_pipeline, test_pipeline
 from mmext.apis.tile_merging import merge_tiles
 from mmext.apis.tiling import Tiling, Window, place
@@ -41,8 +41,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         image: (H, W, 3) BGR uint8, as the pipeline loaded it.
-        sample: `pred_instances` with `bboxes` (N, 4) xyxy, `scores` (N,), `labels` (N,) and, for models
-            with masks, `masks`, a list of N COCO run-length dicts: on the CPU, in the frame of `image`. Meta
+        sample: `pred_instances` with `bboxes` (N, 4) xyxy within the image, `scores` (N,), `labels` (N,) and, for
+            models with masks, `masks`, a list of N COCO run-length dicts: on the CPU, in the frame of `image`. Meta
             data: `img_path` (None for an array), `img_id` (the position among the inputs), `ori_shape`.
         seconds: the time it took; of a batch, its share.
     """
@@ -64,6 +64,7 @@ class InstanceInferencer:
 
     Args:
         config: a config file, a Config, or a model that `init_model` or `init_tta_model` made, which is used as it is.
+            Of a config, the model is brought into its deploy form (`mmext.apis.model.deploy`) where it has one.
         checkpoint: weights; None keeps those of a given model, or what the constructors drew.
         device: 'cpu', 'cuda:0', ...; of a given model its own counts.
         score_thr: lowest score of an object. For a config, `test_cfg` is set to it as well, with one class per
@@ -102,6 +103,7 @@ class InstanceInferencer:
         else:
             cfg = prediction_config(read_config(config), score_thr)
             self.model = init_model(cfg, checkpoint, device)
+            deploy(self.model)
         self.score_thr = score_thr
         self.batch_size = batch_size
         self.tiling = tiling

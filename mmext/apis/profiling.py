@@ -49,8 +49,8 @@ class Workload:
     `post` from those to objects in the photo.
 
     Args:
-        model: a detector with `bbox_head`, as mmdet's single-stage detectors are, in eval mode; its parameters are
-            frozen.
+        model: a detector whose network ends before its post-processing begins, in eval mode: with a `bbox_head`, as
+            mmdet's single-stage detectors, or with `predict_by_outputs`, as DEIM. Its parameters are frozen.
         photo: (height, width, 3) uint8.
         input_size: side of the square network input in pixels.
         num_detections: objects that `post` is to find, planted into the outputs of a YOLO head. None leaves the outputs
@@ -61,21 +61,15 @@ class Workload:
         num_found: objects that `post` finds.
 
     Raises:
-        ValueError: the model has no such head, or the photo no room for so many objects.
+        ValueError: the model is no such detector, or the photo has no room for so many objects.
     """
 
     def __init__(
         self, model: nn.Module, photo: np.ndarray, *, input_size: int, num_detections: int | None
     ) -> None:
-        head = getattr(model, 'bbox_head', None)
-        if not hasattr(head, 'predict_by_feat'):
-            raise ValueError(
-                f'got a model of type {type(model).__name__}, expected a single-stage detector: one with a '
-                'bbox_head that has predict_by_feat.'
-            )
+        self._owner, self._method = _post_processing(model)
         # torch counts no operations of modules that hand parameters on, unless these are frozen.
         self.model = model.requires_grad_(False)
-        self._head: Any = head
         self._photo = photo
         self._letterbox = LetterBox((input_size, input_size))
         self._pack = PackDetInputs(meta_keys=META_KEYS)
@@ -102,7 +96,7 @@ class Workload:
     def post(self) -> list[InstanceData]:
         """Raw outputs to objects in the photo."""
         args, kwargs = self._post_inputs[0]
-        return self._head.predict_by_feat(*args, **kwargs)
+        return getattr(self._owner, self._method)(*args, **kwargs)
 
     def peak_memory(self, stage: str) -> int:
         """Bytes that a stage needs at its highest beyond what was there before; see `mmext.apis.memory`."""
@@ -111,12 +105,11 @@ class Workload:
         return peak_on_cpu(work) if device.type == 'cpu' else peak_on_gpu(work, device)
 
     def _predict(self) -> None:
-        features = self.model.extract_feat(self._data['inputs'])  # type: ignore[operator]
-        self._head.predict(features, self._data['data_samples'], rescale=True)
+        self.model(**self._data, mode='predict')
 
     @torch.no_grad()
     def _record(self, num_detections: int | None) -> list[tuple[tuple, dict]]:
-        """What the head hands to its post-processing: (arguments, keyword arguments)."""
+        """What the network hands to its post-processing: (arguments, keyword arguments)."""
         calls: list[tuple[tuple, dict]] = []
         with self._intercepted(calls):
             if num_detections is None:
@@ -140,11 +133,30 @@ class Workload:
             return [InstanceData() for _ in self._data['data_samples']]
 
         # On the instance, where it hides the method of the class.
-        self._head.predict_by_feat = note
+        setattr(self._owner, self._method, note)
         try:
             yield
         finally:
-            del self._head.predict_by_feat
+            delattr(self._owner, self._method)
+
+
+def _post_processing(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module and the name of its method that make objects of raw outputs.
+
+    Raises:
+        ValueError: nothing is known of such a method.
+    """
+    owners: dict[str, Any] = {
+        'predict_by_feat': getattr(model, 'bbox_head', None),
+        'predict_by_outputs': model,
+    }
+    for method, owner in owners.items():
+        if hasattr(owner, method):
+            return owner, method
+    raise ValueError(
+        f'got a model of type {type(model).__name__}, expected a single-stage detector with a bbox_head that has '
+        'predict_by_feat, or a detector that has predict_by_outputs, as DEIM.'
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -130,10 +130,15 @@ def place(instances: InstanceData, window: Window, size: tuple[int, int]) -> Ins
         size: (height, width) of the photo.
 
     Returns:
-        The same four on the CPU in the frame of the photo, masks as run lengths.
+        The same four on the CPU in the frame of the photo, masks as run lengths. Boxes end with the window: some
+        detectors' reach beyond it, where nothing was seen.
     """
-    moved = instances.bboxes.detach().cpu().float()
-    moved = moved + torch.tensor([window.x1, window.y1, window.x1, window.y1], dtype=torch.float32)
+    lowest, highest = torch.tensor(window, dtype=torch.float32).split(2)
+    upper_left, lower_right = instances.bboxes.detach().cpu().float().split(2, dim=1)
+    upper_left = (upper_left + lowest).clamp(lowest, highest)
+    # A network may give a right side left of the left one; then nothing remains.
+    lower_right = (lower_right + lowest).clamp(lowest, highest).maximum(upper_left)
+    moved = torch.cat([upper_left, lower_right], dim=1)
     result = InstanceData(
         bboxes=moved, scores=instances.scores.cpu(), labels=instances.labels.cpu()
     )

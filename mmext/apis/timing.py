@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 # Where the forward pass of a detector ends; what follows is post-processing. Several names, since mmdet's families
-# name their heads differently; the first that a model has counts.
-HEADS = ('bbox_head', 'panoptic_head', 'mask_head')
+# name their heads differently; the first that a model has counts. DETR and its kin in mmdet have a decoder and a head.
+HEADS = ('bbox_head', 'panoptic_head', 'mask_head', 'decoder')
 
 
 class Seconds(NamedTuple):

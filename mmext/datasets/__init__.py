@@ -1,6 +1,8 @@
 """datasets of mmext."""
 
 from mmext.datasets.instances import InstanceDataset
+from mmext.datasets.localization import LocalizationDataset
+from mmext.datasets.mattes import MatteDataset
 from mmext.datasets.samplers import ClassBalancedSampler
 from mmext.datasets.transforms import (
     HSV,
@@ -22,6 +24,8 @@ __all__ = [
     'InstanceDataset',
     'LetterBox',
     'LoadImage',
+    'LocalizationDataset',
+    'MatteDataset',
     'MixUp',
     'Mosaic',
     'PasteInstances',

@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmext.engine.config_options import check_options
+
 
 def load_config_file(path: str | Path) -> Config:
     """Reads a config file and the files it inherits from.
@@ -44,8 +46,9 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         options: paths of settings, such as 'train_cfg.max_epochs' -> their values.
 
     Raises:
-        ValueError: a path does not lead to a setting.
+        ValueError: a path does not lead to a setting, or to one that changes nothing (`check_options`).
     """
+    check_options(cfg, options, list(_files(cfg.filename)) if cfg.filename else [])
     for key, value in options.items():
         try:
             cfg.merge_from_dict({key: value})

@@ -16,6 +16,7 @@ from torch import nn
 from mmext.engine import preflight_boxes as boxes
 from mmext.engine import preflight_checks as checks
 from mmext.engine.preflight_checks import Finding
+from mmext.engine.preflight_mattes import check_mattes
 from mmext.structures.coco import read_coco_lists
 
 # Heads that tell objects from background only, and backbones with the classes of their pre-training.
@@ -201,10 +202,13 @@ def check_loaders(datasets: Mapping[str, Any]) -> list[Finding]:
     """
     findings, paths = [], {}
     for loader, dataset in datasets.items():
-        facts = [dataset_facts(*leaf) for leaf in leaf_datasets(dataset, f'{loader}.dataset')]
+        leaves = list(leaf_datasets(dataset, f'{loader}.dataset'))
+        facts = [dataset_facts(*leaf) for leaf in leaves]
         for single in facts:
             print_log(summary(single), 'current')
             findings += check_dataset(single)
+        if not any(finding.is_error for finding in findings):
+            findings += [finding for leaf in leaves for finding in check_mattes(*leaf)]
         paths[loader] = [path for single in facts for path in single.paths]
     return findings + checks.check_splits(paths)
 

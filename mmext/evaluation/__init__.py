@@ -2,5 +2,7 @@
 
 from .dump import DumpInstanceResults
 from .instances import InstanceCocoMetric
+from .localizer_metric import LocalizerMetric
+from .matte_metric import MatteMetric
 
-__all__ = ['DumpInstanceResults', 'InstanceCocoMetric']
+__all__ = ['DumpInstanceResults', 'InstanceCocoMetric', 'LocalizerMetric', 'MatteMetric']

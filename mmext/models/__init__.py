@@ -1,5 +1,5 @@
 """models of mmext."""
 
-from mmext.models import backbones, common, deim, yolo
+from mmext.models import attn_unet, backbones, common, deim, localizer, yolo
 
-__all__ = ['backbones', 'common', 'deim', 'yolo']
+__all__ = ['attn_unet', 'backbones', 'common', 'deim', 'localizer', 'yolo']

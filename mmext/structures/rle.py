@@ -38,20 +38,33 @@ def encode_roi(mask: np.ndarray, x1: int, y1: int, size: tuple[int, int]) -> dic
     Returns:
         `size` [height, width], `counts` bytes.
     """
-    height, width = size
-    # Column after column, with a zero before and after each: no run goes on in the next one.
     columns = np.zeros((mask.shape[1], mask.shape[0] + 2), dtype=bool)
     columns[:, 1:-1] = mask.T
+    return encode_columns(columns, x1, y1, size)
+
+
+def encode_columns(columns: np.ndarray, x1: int, y1: int, size: tuple[int, int]) -> dict:
+    """`encode_roi` of a rectangle that lies in memory as it is read: saves a copy.
+
+    Args:
+        columns: (columns, rows + 2) bool, contiguous: the rectangle's columns, each with a zero before and after it, so
+            that no run goes on in the next one.
+        x1: see `encode_roi`.
+        y1: the same.
+        size: the same.
+    """
+    height, width = size
     pixels = columns.ravel()
     column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), columns.shape[1])
     edges = (x1 + column) * height + y1 + row  # start, end, start, end, ...
-    if mask.shape[0] == height:
+    if columns.shape[1] == height + 2:
         edges = _join_columns(edges)
     bounds = np.empty(len(edges) + 2, dtype=np.int64)
     bounds[0], bounds[1:-1], bounds[-1] = 0, edges, height * width
-    counts = np.diff(bounds).tolist()
+    counts = np.diff(bounds)
     if counts[-1] == 0:
-        counts.pop()  # the image ends with a set pixel
+        counts = counts[:-1]  # the image ends with a set pixel
+    # As an array: of a list, pycocotools would make one, number by number.
     return coco_mask.frPyObjects({'size': [height, width], 'counts': counts}, height, width)
 
 

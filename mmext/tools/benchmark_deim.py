@@ -1,14 +1,15 @@
 """Latency and memory of DEIMv2 in its forms, side by side. A Markdown table, a row a variant and form.
 
     python tools/benchmark_deim.py s --threads 2
-    python tools/benchmark_deim.py atto n s --train-memory --out benchmark.md
+    python tools/benchmark_deim.py atto n s --train --train-batch 4 --out benchmark.md
 
 Forms: `deploy` is the model after `switch_to_deploy()`, `eval` before it. `port` is the same size in transformers, with
 torch's fused attention, and `plain` that with attention written out, products and softmax one by one; it has the sizes
 s, m, l, x only, and differs from the published networks in some layers (it also projects the memory and predicts a box
 for every place of it, a few per cent of the time). Weights are random. One image at a time; all forms of a variant run
 in turn in every round, so that a busy moment of the machine meets all of them; ratios are medians over the rounds. Peak memory is
-measured with one thread, in processes of their own, beyond what is there before: weights and image. GFLOPs count a multiply-add
+measured with one thread, in processes of their own, beyond what is there before: weights and images. A training step
+is the forward pass, the losses and the backward pass of `--train-batch` images with 8 objects each. GFLOPs count a multiply-add
 as two, in convolutions, linear layers and attention; sampling is left out.
 """
 
@@ -37,10 +38,14 @@ from mmext.tools.command import add_traceback_argument, run_command
 MEGA, GIGA = 10**6, 10**9
 FORMS = ('plain', 'port', 'eval', 'deploy')
 PORTED = tuple(name for name, own in VARIANTS.items() if own.backbone == 'dinov3_sta')
-NUM_OBJECTS = 8  # of the image of a training step
+NUM_OBJECTS = 8  # in each image of a training step
 HEADER = ['variant', 'form', 'parameters (M)', 'GFLOPs', 'P50 (ms)', 'P95 (ms)', 'images / s']
 HEADER += ['processor P50 (ms)', 'time / plain', 'time / port', 'time / eval', 'peak of test (MB)']
-TRAIN_HEADER = 'peak of a training step (MB)'
+TRAIN_HEADER = [
+    'training images / s',
+    'processor ms a training image',
+    'peak of a training step (MB)',
+]
 
 
 class Subject(NamedTuple):
@@ -66,10 +71,29 @@ class Subject(NamedTuple):
             model.switch_to_deploy()  # type: ignore[operator]
         return model
 
-    def make_image(self) -> torch.Tensor:
-        """(1, 3, S, S), normalised."""
+    def make_images(self, count: int = 1) -> torch.Tensor:
+        """(count, 3, S, S), normalised."""
         size = VARIANTS[self.variant].input_size
-        return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def make_training_step(self, num_images: int) -> Callable[[], None]:
+        """Forward pass, losses and backward pass; the gradients stay until the next step begins."""
+        torch.manual_seed(0)
+        model = MODELS.build(model_config(VARIANTS[self.variant])).train()
+        images = self.make_images(num_images)
+        size = images.shape[-1]
+        corners = torch.arange(NUM_OBJECTS)[:, None] * size / (2 * NUM_OBJECTS)
+        truth = InstanceData(
+            bboxes=torch.cat([corners, corners, corners + size / 4, corners + size / 4], dim=1),
+            labels=torch.arange(NUM_OBJECTS),
+        )
+        samples = [DetDataSample(gt_instances=truth) for _ in range(num_images)]
+
+        def step() -> None:
+            model.zero_grad()
+            model.parse_losses(model.loss(images, samples))[0].backward()
+
+        return step
 
 
 class Times(NamedTuple):
@@ -162,8 +186,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--repeat', type=int, default=30, help='rounds that are timed (30)')
     parser.add_argument('--warmup', type=int, default=3, help='rounds before them (3)')
     parser.add_argument(
-        '--train-memory', action='store_true', help='measure the memory of a training step too'
+        '--train', action='store_true', help='measure time and memory of a training step too'
     )
+    parser.add_argument('--train-batch', type=int, default=1, help='images of that step (1)')
     parser.add_argument('--out', type=Path, metavar='FILE.md', help='write the table here too')
     add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -178,9 +203,10 @@ def read_subjects(args: argparse.Namespace) -> list[Subject]:
     unknown = [name for name in args.variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f'got the variant {unknown[0]!r}, expected some of {", ".join(VARIANTS)}')
-    for name, lowest in (('threads', 1), ('repeat', 1), ('warmup', 0)):
+    for name, lowest in (('threads', 1), ('repeat', 1), ('warmup', 0), ('train_batch', 1)):
         if getattr(args, name) < lowest:
-            raise ValueError(f'--{name}: got {getattr(args, name)}, expected at least {lowest}')
+            option = name.replace('_', '-')
+            raise ValueError(f'--{option}: got {getattr(args, name)}, expected at least {lowest}')
     return [
         Subject(name, form)
         for name in args.variants
@@ -209,27 +235,25 @@ def run(model: nn.Module, image: torch.Tensor) -> None:
 
 def prediction_peak(subject: Subject) -> int:
     """Bytes that a prediction needs at its highest."""
-    model, image = subject.build(), subject.make_image()
+    model, image = subject.build(), subject.make_images()
     run(model, image)  # what is set up once is not part of the peak
     return peak_on_cpu(partial(run, model, image))
 
 
-def training_peak(subject: Subject) -> int:
-    """Bytes that the forward pass, the losses and the backward pass need at their highest, gradients included."""
-    model = MODELS.build(model_config(VARIANTS[subject.variant])).train()
-    image = subject.make_image()
-    size = image.shape[-1]
-    corners = torch.arange(NUM_OBJECTS)[:, None] * size / (2 * NUM_OBJECTS)
-    truth = InstanceData(
-        bboxes=torch.cat([corners, corners, corners + size / 4, corners + size / 4], dim=1),
-        labels=torch.arange(NUM_OBJECTS),
-    )
+def training_peak(subject: Subject, num_images: int) -> int:
+    """Bytes that a training step needs at its highest, gradients included."""
+    return peak_on_cpu(subject.make_training_step(num_images))
 
-    def step() -> None:
-        losses = model.loss(image, [DetDataSample(gt_instances=truth)])
-        model.parse_losses(losses)[0].backward()
 
-    return peak_on_cpu(step)
+def training_cells(subject: Subject, args: argparse.Namespace) -> list[str]:
+    """Speed and peak memory in training, which has one form only."""
+    if subject.form != 'eval':
+        return ['-'] * len(TRAIN_HEADER)
+    peak = in_fresh_process(training_peak, subject, args.train_batch)
+    step = subject.make_training_step(args.train_batch)
+    (times,) = time_in_turn([step], repeat=args.repeat, warmup=args.warmup)
+    wall, processor = (np.median(kind) / args.train_batch for kind in times)
+    return [f'{1e3 / wall:.2f}', f'{processor:.0f}', f'{peak / MEGA:.0f}']
 
 
 def table_rows(
@@ -241,7 +265,7 @@ def table_rows(
     for subject, model, own in zip(subjects, models, times, strict=True):
         middle, slow = np.percentile(own.wall, [50, 95])
         row = [subject.variant, subject.form, f'{count_parameters(model) / MEGA:.2f}']
-        row.append(f'{count_flops(partial(run, model, subject.make_image())) / GIGA:.2f}')
+        row.append(f'{count_flops(partial(run, model, subject.make_images())) / GIGA:.2f}')
         row += [f'{middle:.1f}', f'{slow:.1f}', f'{1e3 / middle:.2f}']
         row.append(f'{np.median(own.processor):.1f}')
         for form in ('plain', 'port', 'eval'):
@@ -259,17 +283,15 @@ def benchmark(args: argparse.Namespace) -> None:
         own = [subject for subject in subjects if subject.variant == name]
         models = [subject.build() for subject in own]
         works = [
-            partial(run, model, subject.make_image())
+            partial(run, model, subject.make_images())
             for subject, model in zip(own, models, strict=True)
         ]
         times = time_in_turn(works, repeat=args.repeat, warmup=args.warmup)
         rows += table_rows(own, models, times)
     for subject, row in zip(subjects, rows, strict=True):
         row.append(f'{in_fresh_process(prediction_peak, subject) / MEGA:.0f}')
-        if args.train_memory:
-            peak = in_fresh_process(training_peak, subject) if subject.form == 'eval' else None
-            row.append('-' if peak is None else f'{peak / MEGA:.0f}')
-    header = [*HEADER, TRAIN_HEADER] if args.train_memory else HEADER
+        row += training_cells(subject, args) if args.train else []
+    header = HEADER + TRAIN_HEADER * args.train
     lines = [header, ['---', '---', *['---:'] * (len(header) - 2)], *rows]
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     title = (

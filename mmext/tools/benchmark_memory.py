@@ -1,6 +1,7 @@
 """Peak memory of one training step against the number of objects in the image. A Markdown table, a row a config.
 
     python tools/benchmark_memory.py configs/yolo/segment_v8n_8xb16-500e_coco.py --mask-losses
+    python tools/benchmark_memory.py configs/yolo/segment*_v8n_1xb8-12e_synthetic.py  # the three heads
 
 One image, forward and backward pass on the CPU, each in a process of its own; the model, its weights and the ground truth
 (a byte a pixel and object) are there before the measurement begins. `--mask-losses` puts each mask loss of mmext into the

@@ -14,6 +14,7 @@ from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from mmext.engine.config_file import load_config_file, merge_options
+from mmext.engine.config_options import describe_argument
 from mmext.engine.dist import LAUNCHERS, set_device, setup_dist
 from mmext.engine.preflight import PreflightError, explain_unbuilt_dataset
 from mmext.engine.preflight_evaluators import explain_unbuilt_evaluator
@@ -148,9 +149,10 @@ def build_runner(cfg: Config) -> Runner:
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except TypeError as error:
         # A misspelt setting; any other TypeError is a fault of the program.
-        if 'unexpected keyword argument' not in str(error):
+        text = describe_argument(cfg, error)
+        if text is None:
             raise
-        raise ValueError(f'config {cfg.filename}: {error}') from error
+        raise ValueError(f'config {cfg.filename}: {text}') from error
 
 
 @contextmanager
@@ -159,20 +161,31 @@ def explained_datasets(cfg: Config, *loaders: str) -> Iterator[None]:
 
     Raises:
         PreflightError: what the preflight finds wrong with a data set.
-        ValueError: an annotation file that is missing or damaged. Otherwise the error of the body.
+        ValueError: an annotation file that is missing or damaged, or an argument in the config that its class does not
+            know. Otherwise the error of the body.
     """
     try:
         yield
     except PreflightError:
         raise
     # What mmengine and pycocotools raise for data sets and evaluators that they cannot build.
-    except (ValueError, KeyError, AssertionError, IndexError, TypeError, FileNotFoundError):
+    except (
+        ValueError,
+        KeyError,
+        AssertionError,
+        IndexError,
+        TypeError,
+        FileNotFoundError,
+    ) as error:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
             for loader in loaders:
                 if cfg.get(loader):
                     explain_unbuilt_dataset(cfg[loader]['dataset'], f'{loader}.dataset')
                 evaluator = loader.replace('dataloader', 'evaluator')
                 explain_unbuilt_evaluator(cfg.get(evaluator), f'{cfg.filename}: {evaluator}')
+        text = describe_argument(cfg, error) if isinstance(error, TypeError) else None
+        if text is not None:
+            raise ValueError(f'config {cfg.filename}: {text}') from error
         raise
 
 

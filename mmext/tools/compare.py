@@ -5,7 +5,7 @@
 
 All configs are timed in turn, stage by stage; on a busy machine compare the processor times. The photo is an artificial one; `--num-detections` objects of 16 to 256
 pixels of the network input are planted into the outputs of YOLO heads, so that no training is needed (other heads
-find what they find). A result file is what `tools/test.py` writes, WORK_DIR/<time>/<time>.json, or the
+find what they find). Models that have a deploy form, as DEIM, are measured in it, in which `predict.py` runs them. A result file is what `tools/test.py` writes, WORK_DIR/<time>/<time>.json, or the
 WORK_DIR/<time>/vis_data/scalars.json of a training, of which the last validation counts.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mmext.apis.memory import in_fresh_process
-from mmext.apis.model import init_model
+from mmext.apis.model import deploy, init_model
 from mmext.apis.profiling import (
     STAGES,
     Workload,
@@ -74,6 +74,7 @@ class Subject(NamedTuple):
             ValueError: the model is none that can be measured.
         """
         model = init_model(self.config, self.checkpoint, self.device)
+        deploy(model)
         try:
             return Workload(
                 model,

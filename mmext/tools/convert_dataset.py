@@ -1,4 +1,4 @@
-"""Convert a raw data set to COCO: `convert_dataset.py FORMAT RAW OUT`, see `--help` of each format.
+"""Convert a raw data set to COCO, or to images with mattes: `convert_dataset.py FORMAT RAW OUT`, see `--help` of each.
 
 Exit code 0 with problems reported as warnings, 1 for problems under `--strict`, 2 if nothing can be used.
 """
@@ -9,18 +9,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmext.datasets.converters import CONVERTERS
+from mmext.datasets.converters import CONVERTERS, MATTE_CONVERTERS
+from mmext.datasets.converters.mattes import write_mattes
+from mmext.datasets.converters.records import RawDataset
+from mmext.datasets.converters.single_objects import write_single_objects
 from mmext.datasets.converters.splits import assign_splits
 from mmext.datasets.converters.writer import REPORT_NAME, summary, write_coco
 from mmext.datasets.report import Report
 from mmext.tools.command import add_traceback_argument, run_command
+
+ALL_CONVERTERS = CONVERTERS | MATTE_CONVERTERS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """One sub-command a format, whose own options are the fields of its converter."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     formats = parser.add_subparsers(dest='format', required=True, metavar='FORMAT')
-    for name, converter in CONVERTERS.items():
+    for name, converter in ALL_CONVERTERS.items():
         module_text = sys.modules[converter.__module__].__doc__ or ''
         sub = formats.add_parser(
             name,
@@ -30,7 +35,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         )
         sub.add_argument('raw', type=Path, help='folder of the raw data')
         sub.add_argument(
-            'out', type=Path, help='folder to write {train,val,test}.json and images/ to'
+            'out',
+            type=Path,
+            help='folder to write images/ to, and {train,val,test}.json, or alpha/ and {train,val,test}.txt',
         )
         sub.add_argument(
             '--link', action='store_true', help='hard-link the images instead of copying'
@@ -47,6 +54,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             help='shares of the splits, where the raw data names none (default: 0.7 0.15 0.15)',
         )
         sub.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
+        if name in CONVERTERS:
+            sub.add_argument(
+                '--csv',
+                action='store_true',
+                help='write {train,val,test}.csv of the images with exactly one object instead of COCO',
+            )
         add_traceback_argument(sub)
         for option in dataclasses.fields(converter):  # type: ignore[arg-type]
             sub.add_argument(
@@ -72,18 +85,26 @@ def convert(args: argparse.Namespace) -> int:
         raise ValueError(
             f'OUT lies in RAW ({args.out}): its images would be read as raw data. Choose another.'
         )
-    converter_class = CONVERTERS[args.format]
+    converter_class = ALL_CONVERTERS[args.format]
     names = [option.name for option in dataclasses.fields(converter_class)]  # type: ignore[arg-type]
     converter = converter_class(**{name: getattr(args, name) for name in names})
     report = Report()
     dataset = converter.read(args.raw, report)
     assign_splits(dataset.images, tuple(args.fractions), args.seed)
     dataset.images = [image for image in dataset.images if image.kept]
-    splits = write_coco(dataset, args.out, report, args.link)
-    print('\n'.join(summary(split, coco) for split, coco in splits.items()))
+    write = write_mattes if args.format in MATTE_CONVERTERS else _write_coco
+    if vars(args).get('csv'):
+        write = write_single_objects
+    print('\n'.join(write(dataset, args.out, report, args.link)))
     print(report.text())
     print(f'written to {args.out} (every entry of the report: {args.out / REPORT_NAME})')
     return 1 if args.strict and report.num_problems else 0
+
+
+def _write_coco(dataset: RawDataset, out: Path, report: Report, link: bool) -> list[str]:
+    """`write_coco`; a line a split."""
+    splits = write_coco(dataset, out, report, link)
+    return [summary(split, coco) for split, coco in splits.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

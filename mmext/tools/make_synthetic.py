@@ -1,9 +1,11 @@
-"""Generate a data set of synthetic surface defects with exact masks, in COCO format.
+"""Generate synthetic surface defects with exact masks in COCO format, or portraits with exact soft mattes.
 
-Writes OUT/train.json, OUT/val.json and OUT/images/. The same arguments give the same files. Exit
-code 2 if the arguments are wrong or OUT may not be written to.
+Writes OUT/train.json, OUT/val.json and OUT/images/; for portraits OUT/images/, OUT/alpha/, OUT/foreground/,
+OUT/train.txt and OUT/val.txt. The same arguments give the same files. Exit code 2 if the arguments are wrong or
+OUT may not be written to.
 
     make_synthetic OUT --objects 20-40 --object-scale 0.4 --size 512    # crowded images
+    make_synthetic OUT --preset portraits
 """
 
 import argparse
@@ -13,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmext.datasets.converters.writer import summary
-from mmext.datasets.synthetic import PRESETS, Preset, crowded, write_dataset
+from mmext.datasets.synthetic import PRESETS, Preset, crowded, write_dataset, write_portraits
 from mmext.tools.command import add_traceback_argument, run_command
+
+PORTRAITS = 'portraits'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -23,9 +27,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('out', type=Path, help='folder to write to; new or empty')
     parser.add_argument(
         '--preset',
-        choices=tuple(PRESETS),
+        choices=(*PRESETS, PORTRAITS),
         default='metal',
-        help='metal: brushed metal (default); tile: grey magnetic tiles; 5 defect classes each',
+        help='metal: brushed metal (default); tile: grey magnetic tiles; 5 defect classes each. '
+        'portraits: people with hair, mattes and foreground colours',
     )
     parser.add_argument('--num-train', type=int, default=400, metavar='N', help='default: 400')
     parser.add_argument('--num-val', type=int, default=100, metavar='N', help='default: 100')
@@ -71,16 +76,19 @@ def choose_preset(args: argparse.Namespace) -> Preset:
 
 def generate(args: argparse.Namespace) -> None:
     """Write the data set and say what is in it."""
-    splits = write_dataset(
-        args.out,
-        choose_preset(args),
-        num_images={'train': args.num_train, 'val': args.num_val},
-        size=args.size,
-        seed=args.seed,
-        overwrite=args.overwrite,
-    )
+    num_images = {'train': args.num_train, 'val': args.num_val}
+    settings = dict(size=args.size, seed=args.seed, overwrite=args.overwrite)
+    if args.preset == PORTRAITS:
+        if args.objects is not None or args.object_scale != 1:
+            raise ValueError(
+                '--objects and --object-scale are for defects; a portrait has one person'
+            )
+        lines = write_portraits(args.out, num_images=num_images, **settings)
+    else:
+        splits = write_dataset(args.out, choose_preset(args), num_images=num_images, **settings)
+        lines = [summary(split, coco) for split, coco in splits.items()]
     print()  # ends the progress bar's line
-    print('\n'.join(summary(split, coco) for split, coco in splits.items()))
+    print('\n'.join(lines))
     print(f'written to {args.out}')
 
 

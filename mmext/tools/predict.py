@@ -2,6 +2,7 @@
 
     predict CONFIG CHECKPOINT photos/ --out found                       # pictures and found/results.json
     predict CONFIG CHECKPOINT 'big/*.png' --tile 640 --overlap 0.2 --whole
+    predict CONFIG CHECKPOINT photos/ --csv submission.csv              # one object a photo
 
 Exit code 0 if every photo was predicted, else 2: photos that cannot be read are passed over and listed at the end.
 """
@@ -16,13 +17,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.device import get_device
+from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from mmext.apis import InstanceInferencer, Prediction, Tiling
 from mmext.apis.image_inputs import find_images, relative_names
 from mmext.apis.inferencer import prediction_config
-from mmext.apis.model import init_tta_model, read_config
+from mmext.apis.model import deploy, init_tta_model, read_config
 from mmext.apis.timing import Seconds
+from mmext.datasets.localization_csv import Box
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
 from mmext.evaluation.coco_results import class_name, coco_images, coco_results
@@ -33,6 +36,7 @@ from mmext.tools.command import (
     error_message,
     run_command,
 )
+from mmext.tools.single_objects import Submission, draw_single, read_truth
 from mmext.visualization.instances import class_colors, draw_instances
 
 
@@ -51,7 +55,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to')
     parser.add_argument('--json', type=Path, metavar='FILE', help='default: OUT/results.json')
     parser.add_argument('--no-pictures', action='store_true', help='write the results only')
-    parser.add_argument('--score-thr', type=float, default=0.25, help='lowest score of an object')
+    parser.add_argument(
+        '--csv',
+        type=Path,
+        metavar='FILE',
+        help='also write the best object of each photo, one row each: filename,xmin,ymin,xmax,ymax,class',
+    )
+    parser.add_argument(
+        '--truth',
+        type=Path,
+        metavar='CSV',
+        help='such a file with the true objects: draws them in green, and what was found in red',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        help='lowest score of an object (default: 0.25, with --csv 0)',
+    )
     parser.add_argument('--batch-size', type=int, default=1, help='photos, or tiles, at a time')
     parser.add_argument(
         '--tile', type=int, metavar='PX', help='cut photos into tiles of this side; default: do not'
@@ -81,30 +101,51 @@ def predict(args: argparse.Namespace) -> None:
     tiling = make_tiling(args)
     photos = find_images(args.inputs)
     names = dict(zip(map(str, photos), relative_names(photos), strict=True))
+    truth = {} if args.truth is None else read_truth(args.truth, photos)
     if not args.no_pictures:
         check_folder(args.out, photos)
     inferencer = make_inferencer(args, tiling)
     meta = inferencer.dataset_meta
     run = PredictionRun(tuple(meta.get('classes', ())))
+    submission = Submission(run.classes)
 
     # Bad photos are counted by the bar too, which is why it follows the ids.
     with tqdm(total=len(photos), unit='photo', disable=not sys.stderr.isatty()) as bar:
         for prediction in inferencer(photos, on_error=run.fail):
             name = names[prediction.sample.img_path]
             run.add(prediction, name)
+            submission.add(prediction.sample.pred_instances, name)
             if not args.no_pictures:
-                write_picture(prediction, args.out / name, run.classes, meta.get('palette'))
+                true = truth.get(prediction.sample.img_path)
+                write_picture(prediction, args.out / name, run.classes, meta.get('palette'), true)
             bar.update(prediction.sample.img_id + 1 - bar.n)
+    finish(args, run, submission, len(photos))
+
+
+def finish(
+    args: argparse.Namespace, run: 'PredictionRun', submission: Submission, num_photos: int
+) -> None:
+    """Write and print what was found.
+
+    Raises:
+        ValueError: photos that could not be read, or that have no row in the CSV.
+    """
     print(run.table())
     for path in run.write(args.json or args.out / 'results.json'):
         print(f'written: {path}')
     if not args.no_pictures:
         print(f'pictures: {args.out}')
+    if args.csv is not None:
+        submission.write(args.csv)
+        print(f'written: {args.csv}')
+    faults = [] if args.csv is None else submission.faults()
     if run.failures:
-        raise ValueError(
-            f'{len(run.failures)} of {len(photos)} photos could not be predicted:\n  '
-            + '\n  '.join(run.failures)
+        listed = '\n  '.join(run.failures)
+        faults.append(
+            f'{len(run.failures)} of {num_photos} photos could not be predicted:\n  {listed}'
         )
+    if faults:
+        raise ValueError('\n'.join(faults))
 
 
 def make_tiling(args: argparse.Namespace) -> Tiling | None:
@@ -143,9 +184,13 @@ def make_inferencer(args: argparse.Namespace, tiling: Tiling | None) -> Instance
     if args.cfg_options:
         merge_options(cfg, args.cfg_options)
     check_checkpoint(args.checkpoint)
-    settings: dict = dict(score_thr=args.score_thr, batch_size=args.batch_size, tiling=tiling)
+    threshold = args.score_thr
+    if threshold is None:
+        threshold = 0.25 if args.csv is None else 0.0
+    settings: dict = dict(score_thr=threshold, batch_size=args.batch_size, tiling=tiling)
     if args.tta:
         model = init_tta_model(prediction_config(cfg, None), args.checkpoint, get_device())
+        deploy(model)
         return InstanceInferencer(model, **settings)
     return InstanceInferencer(cfg, args.checkpoint, get_device(), **settings)
 
@@ -204,14 +249,31 @@ class PredictionRun:
 
 
 def write_picture(
-    prediction: Prediction, path: Path, classes: Sequence[str], palette: Sequence | str | None
+    prediction: Prediction,
+    path: Path,
+    classes: Sequence[str],
+    palette: Sequence | str | None,
+    true: tuple[Box, str] | None = None,
 ) -> None:
-    """Draw what was found over the photo.
+    """Draw what was found over the photo, and the true box and class where they are given.
 
     Raises:
         OSError: the file cannot be written.
     """
     found = prediction.sample.pred_instances
+    if true is None:
+        drawn = draw_found(prediction.image, found, classes, palette)
+    else:
+        drawn = draw_single(prediction.image, found, true, classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), drawn):
+        raise OSError(f'cannot write the picture {path}')
+
+
+def draw_found(
+    image: np.ndarray, found: InstanceData, classes: Sequence[str], palette: Sequence | str | None
+) -> np.ndarray:
+    """The objects over their photo, (H, W, 3) uint8 BGR, in the colours of their classes."""
     labels = found.labels.tolist()
     names = [
         f'{class_name(classes, label)} {score:.2f}'
@@ -219,16 +281,13 @@ def write_picture(
     ]
     # Palettes are RGB, the photo is BGR.
     colors = [color[::-1] for color in class_colors(palette, max(labels, default=0) + 1)]
-    drawn = draw_instances(
-        prediction.image,
+    return draw_instances(
+        image,
         found.bboxes.numpy(),
         names=names,
         colors=[colors[label] for label in labels],
         masks=found.get('masks'),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), drawn):
-        raise OSError(f'cannot write the picture {path}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

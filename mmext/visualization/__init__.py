@@ -2,5 +2,14 @@
 
 from mmext.visualization.curves import plot_curves, read_scalars
 from mmext.visualization.instances import InstanceVisualizer, draw_instances, to_bitmaps
+from mmext.visualization.mattes import MatteVisualizer, matte_panel
 
-__all__ = ['InstanceVisualizer', 'draw_instances', 'plot_curves', 'read_scalars', 'to_bitmaps']
+__all__ = [
+    'InstanceVisualizer',
+    'MatteVisualizer',
+    'draw_instances',
+    'matte_panel',
+    'plot_curves',
+    'read_scalars',
+    'to_bitmaps',
+]

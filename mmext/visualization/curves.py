@@ -5,7 +5,8 @@ from pathlib import Path
 
 import matplotlib.figure
 
-OVERALL_AP50 = ('bbox_mAP_50', 'segm_mAP_50', 'boundary_mAP_50')
+# Of all classes together, whatever the metric: those of each class would fill the picture with lines.
+OVERALL = ('bbox_mAP_50', 'segm_mAP_50', 'boundary_mAP_50', 'IoU', 'accuracy', 'AP50')
 
 
 def read_scalars(path: Path) -> list[dict]:
@@ -47,9 +48,8 @@ def plot_curves(scalars: Path, out_file: Path) -> None:
     _plot(
         metric_axes,
         metrics,
-        # Of all classes together: those of each class would fill the picture with lines.
-        [key for key in _keys(metrics) if key.rpartition('/')[2] in OVERALL_AP50],
-        'validation AP50',
+        [key for key in _keys(metrics) if key.rpartition('/')[2] in OVERALL],
+        'validation',
     )
     metric_axes.set_xlabel('epoch')
     out_file.parent.mkdir(parents=True, exist_ok=True)

@@ -220,8 +220,13 @@ def test_init__config_itself_is_left_alone(tiny):
 
 @pytest.mark.parametrize(
     ('parts', 'seconds'),
-    [((), (0, 1, 0)), (('backbone', 'bbox_head'), (1, 1, 1)), (('backbone',), (1, 1, 0))],
-    ids=['no parts', 'one-stage', 'no head'],
+    [
+        ((), (0, 1, 0)),
+        (('backbone', 'bbox_head'), (1, 1, 1)),
+        (('backbone', 'decoder'), (1, 1, 1)),
+        (('backbone',), (1, 1, 0)),
+    ],
+    ids=['no parts', 'one-stage', 'DEIM', 'no head'],
 )
 def test_timed_test_step__split_at_backbone_and_head(parts, seconds, monkeypatch):
     class Model(torch.nn.Module):

@@ -115,6 +115,24 @@ def test_workload__leaves_the_model_as_it_was(segment):
     assert all(torch.equal(value, before[key]) for key, value in segment.state_dict().items())
 
 
+def test_workload__deim():
+    model = build(SYSTEMS['deim-atto'])
+    workload = Workload(model, make_photo((300, 200)), input_size=128, num_detections=12)
+    # Nothing can be planted: it finds as much as it may.
+    assert workload.num_found == SYSTEMS['deim-atto']['test_cfg']['max_per_img']
+    with torch.no_grad():
+        data = workload.pre()
+        expected = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    found = workload.post()[0]
+    torch.testing.assert_close(found.bboxes, expected.bboxes)
+    torch.testing.assert_close(found.scores, expected.scores)
+    # The decoder is part of the network, and all that is left are comparisons.
+    whole = count_flops(lambda: model(data['inputs'], mode='tensor'))
+    assert count_flops(workload.net) == whole > 0
+    assert count_flops(workload.post) == 0
+    assert 'predict_by_outputs' not in vars(model)
+
+
 def test_workload__nothing_is_planted_into_detectors_of_others():
     model = build(tiny_model())
     found = [

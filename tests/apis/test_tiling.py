@@ -204,6 +204,18 @@ def test_merge__a_blob_of_the_whole_photo_does_not_swallow_small_objects():
     assert sorted(boxes_of(merged)) == sorted([*small, blob])
 
 
+def test_place__boxes_end_with_their_window():
+    # In the frame of the window: beyond it, at its right edge, and turned inside out.
+    boxes = torch.tensor([[-5.0, 10, 120, 99], [90, -1, 101, 4], [30, 20, 10, 40]])
+    inside = InstanceData(
+        bboxes=boxes, scores=torch.ones(3), labels=torch.zeros(3, dtype=torch.long)
+    )
+    expected = [(80, 10, 180, 99), (170, 0, 180, 4), (110, 20, 110, 40)]
+    assert boxes_of(place(inside, RIGHT, SIZE)) == expected
+    empty = place(inside[:0], RIGHT, SIZE)
+    assert empty.bboxes.shape == (0, 4)
+
+
 def test_merge__shapes_join_along_more_windows_than_two():
     size, windows = (100, 340), [Window(x, 0, x + 100, 100) for x in (0, 80, 160, 240)]
     pieces = [found((max(w.x1, 10), 40, min(w.x2, 330), 60), size=size) for w in windows]

@@ -83,8 +83,8 @@ def test_load_config_file__other_kinds_of_mistakes_name_the_config(tmp_path):
 
 def test_merge_options__changes_what_the_paths_lead_to():
     cfg = Config(dict(a=dict(b=1), steps=[dict(c=1), dict(c=2)]))
-    merge_options(cfg, {'a.b': 2, 'steps.1.c': 3, 'new.d': 4})
-    assert cfg.to_dict() == dict(a=dict(b=2), steps=[dict(c=1), dict(c=3)], new=dict(d=4))
+    merge_options(cfg, {'a.b': 2, 'steps.1.c': 3, 'a.new.d': 4})
+    assert cfg.to_dict() == dict(a=dict(b=2, new=dict(d=4)), steps=[dict(c=1), dict(c=3)])
 
 
 @pytest.mark.parametrize('path', ['a.b.c', 'steps.9.c', 'steps.x.c'])

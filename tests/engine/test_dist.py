@@ -1,13 +1,16 @@
 """Choice of the device, and what the set-up of processes refuses."""
 
 import os
+from pathlib import Path
 
 import mmengine.device.utils as device_utils
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm
+from torch import distributed, nn
 
-from mmext.engine.dist import set_device, setup_dist
+from mmext.engine.dist import CPUDistributedDataParallel, set_device, setup_dist
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +73,20 @@ def test_setup_dist__missing_variables_name_torchrun() -> None:
 def test_setup_dist__other_launchers_need_gpus() -> None:
     with pytest.raises(ValueError, match='slurm needs GPUs'):
         setup_dist(Config(dict(launcher='slurm')))
+
+
+def test_cpu_distributed__synchronized_batch_norm_becomes_plain(tmp_path: Path) -> None:
+    # `sync_bn='torch'` in a config makes mmengine convert the model before it is wrapped.
+    model = convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    images = torch.rand(2, 3, 4, 4)
+    store = distributed.FileStore(str(tmp_path / 'store'), 1)
+    distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match='SyncBatchNorm expected input tensor to be on GPU'):
+            model(images)
+        wrapped = CPUDistributedDataParallel(model)
+        wrapped.module(images).square().sum().backward()
+    finally:
+        distributed.destroy_process_group()
+    assert wrapped.module[1].running_mean.any() and wrapped.module[1].weight.grad is not None
+    assert list(wrapped.module.state_dict()) == list(model.state_dict())

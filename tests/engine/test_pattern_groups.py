@@ -11,10 +11,10 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmext.engine.pattern_groups import split_by_pattern
+from mmext.models.deim.groups import default_groups, published_groups
 from mmext.models.deim.variants import VARIANTS
 from mmext.registry import MODELS
 from tests.engine.test_optim import Toy
-from tests.models.deim_groups import default_groups, published_groups
 from tests.models.deim_models import build_backbone, build_encoder, decoder_config
 
 BASE, BACKBONE = 0.1, 0.02

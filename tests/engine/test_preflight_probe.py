@@ -182,7 +182,11 @@ def test_box_limit__of_the_head(bbox_head, limit):
 def messages_before_training(dataset: object, model: torch.nn.Module) -> list[str]:
     """What the preflight logs before a training without validation."""
     runner = SimpleNamespace(
-        model=model, train_dataloader=SimpleNamespace(dataset=dataset), val_loop=None
+        model=model,
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        train_loop=SimpleNamespace(max_iters=1),
+        val_loop=None,
+        cfg={},
     )
     logger = MMLogger.get_current_instance()
     messages = []

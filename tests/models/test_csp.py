@@ -66,7 +66,12 @@ def test_detector__published_number_of_parameters(key: tuple[str, str]) -> None:
     assert num_parameters + 16 == PUBLISHED_PARAMETERS[key]
 
 
-@pytest.mark.parametrize('key', PUBLISHED_CHANNELS, ids=MODEL_IDS)
+# Sizes l and x share their rules with m, and take seconds.
+@pytest.mark.parametrize(
+    'key',
+    [pytest.param(k, marks=pytest.mark.slow) if k[1] in 'lx' else k for k in PUBLISHED_CHANNELS],
+    ids=MODEL_IDS,
+)
 def test_backbone_and_neck__published_channels_at_strides_8_16_32(key: tuple[str, str]) -> None:
     with torch.device('meta'):
         parts = build_parts(*key)

@@ -1,5 +1,7 @@
 """The detector: data samples in and out, epochs, batches without and with very many objects."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -95,19 +97,19 @@ def test_frames__truth_of_the_input_comes_back_in_the_original_image() -> None:
     assert samples[0].pred_instances.labels[:2].sort().values.tolist() == [0, 2]
 
 
-def test_set_epoch__reaches_criterion_and_batch_augmentations() -> None:
+def test_set_epoch__reaches_the_criterion_and_leaves_augmentations_to_their_hook() -> None:
     model = build()
-    recorders = [Recorder(), Recorder()]
+    criterion, augment = Recorder(), Recorder()
     model.backbone, model.neck, model.decoder = nn.Identity(), nn.Identity(), Oracle()
-    model.criterion = recorders[0]
-    # Those that do not change in the course of training have no such method.
-    model.data_preprocessor.batch_augments = nn.ModuleList([nn.Identity(), recorders[1]])
+    model.criterion = criterion
+    model.data_preprocessor.batch_augments = nn.ModuleList([augment])
     images, samples = torch.rand(2, 3, 64, 64), [random_sample(1, 64, 64) for _ in range(2)]
     model.loss(images, samples)
     model.set_epoch(7)
     model.loss(images, samples)
-    assert recorders[0].epochs == [0, 7]
-    assert recorders[1].epochs == [7]
+    assert criterion.epochs == [0, 7]
+    # mmext.EpochWindowsHook tells them, in every detector.
+    assert augment.epochs == []
 
 
 def test_loss__the_same_names_with_and_without_objects() -> None:
@@ -124,10 +126,27 @@ def test_loss__the_same_names_with_and_without_objects() -> None:
     assert all(value.requires_grad for value in without.values())
 
 
-def test_loss__of_400_objects_and_100_queries() -> None:
-    model = build()
+@pytest.mark.parametrize('criterion', [deim_atto, deim_s], ids=['own matches', 'union'])
+def test_loss__of_400_objects_and_100_queries(criterion: Callable[[], dict]) -> None:
+    model = build(deim_atto() | dict(criterion=criterion()['criterion']))
     losses = model.loss(torch.rand(2, 3, 64, 96), [random_sample(n, 64, 96) for n in (400, 1)])
     assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize('size', [(75, 113), (200, 40), (17, 33)], ids=str)
+def test_odd_sizes__of_a_network_input_without_padding(size: tuple[int, int]) -> None:
+    model, images = build(), torch.rand(2, 3, *size)
+    samples = [random_sample(number, *size) for number in (1, 3)]
+    losses = model.loss(images, samples)
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    outputs = model.eval()(images, mode='tensor')
+    found = model.predict(images, samples)[1].pred_instances
+    # The surest box, from shares of the input to its pixels.
+    query = outputs.logits[1].flatten().argmax() // CLASSES
+    centre = outputs.boxes[1, query, :2] * torch.tensor([size[1], size[0]])
+    torch.testing.assert_close((found.bboxes[0, :2] + found.bboxes[0, 2:]) / 2, centre)
 
 
 def test_predict__one_class_gives_a_detection_per_query() -> None:

@@ -105,7 +105,12 @@ def test_state_dict__published_number_of_entries_beside_the_decoder(name: str) -
     assert entries + decoder == variant.num_keys
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+LARGE = ('l', 'x', 'hgl', 'hgx')
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in VARIANTS]
+)
 def test_backbone_and_encoder__channels_and_sizes_of_the_table(name: str) -> None:
     variant = VARIANTS[name]
     backbone, encoder = on_meta(name)

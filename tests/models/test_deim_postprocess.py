@@ -5,7 +5,8 @@ from math import exp
 import pytest
 import torch
 
-from mmext.models.deim.postprocess import place_in_original, select_detections
+from mmext.models.common.placement import place_in_original
+from mmext.models.deim.postprocess import select_detections
 
 
 @pytest.mark.parametrize(

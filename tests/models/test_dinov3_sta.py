@@ -74,7 +74,7 @@ def test_state_dict__names_and_shapes_of_the_reference(size: str, golden: dict[s
     assert own == expected
 
 
-@pytest.mark.parametrize('size', ['s', 'l'])
+@pytest.mark.parametrize('size', ['s', pytest.param('l', marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_features__equal_the_reference(size: str, golden: dict[str, Any]) -> None:
     backbone = build(size).eval()

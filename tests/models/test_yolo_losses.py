@@ -10,7 +10,8 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 from torch.nn import functional
 
-from mmext.models.yolo.losses import BoxDistributionLoss, CIoULoss, distribution_focal_loss
+from mmext.models.common.distribution import distribution_focal_loss
+from mmext.models.yolo.losses import BoxDistributionLoss, CIoULoss
 from mmext.models.yolo.mask_losses import DenseMaskLoss, MaskPositives, PointMaskLoss
 from mmext.models.yolo.targets import best_positives, pad_truth, pool_masks
 from mmext.structures.boxes import box_iou, complete_iou

@@ -52,7 +52,8 @@ def test_build_port__has_the_size(name):
 def test_main__table(tmp_path, capsys):
     threads = torch.get_num_threads()
     out = tmp_path / 'out' / 'table.md'
-    arguments = ['atto', '--repeat', '2', '--warmup', '1', '--threads', '1', '--train-memory']
+    arguments = ['atto', '--repeat', '2', '--warmup', '1', '--threads', '1', '--train']
+    arguments += ['--train-batch', '2']
     assert benchmark_deim.main([*arguments, '--out', str(out)]) == 0
     torch.set_num_threads(threads)
     printed = capsys.readouterr().out
@@ -66,9 +67,9 @@ def test_main__table(tmp_path, capsys):
     assert list(table) == ['eval', 'deploy']
     assert all(float(row['P50 (ms)']) > 0 for row in table.values())
     assert table['eval']['time / eval'] == '1.00'
-    train, test = (float(table['eval'][key]) for key in header[:-3:-1])
-    assert train > test > 0
-    assert table['deploy'][benchmark_deim.TRAIN_HEADER] == '-'
+    speed, processor, peak = (float(table['eval'][name]) for name in benchmark_deim.TRAIN_HEADER)
+    assert min(speed, processor) > 0 and peak > float(table['eval']['peak of test (MB)']) > 0
+    assert {table['deploy'][name] for name in benchmark_deim.TRAIN_HEADER} == {'-'}
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,9 @@ def test_main__table(tmp_path, capsys):
     [
         (['s', 'huge'], "got the variant 'huge', expected some of atto, femto"),
         (['s', '--repeat', '0'], '--repeat: got 0, expected at least 1'),
+        (['s', '--train', '--train-batch', '0'], '--train-batch: got 0, expected at least 1'),
     ],
-    ids=['variant', 'repeat'],
+    ids=['variant', 'repeat', 'training batch'],
 )
 def test_main__a_mistake_is_one_message(arguments, message, capsys):
     assert benchmark_deim.main(arguments) == 2

@@ -69,7 +69,7 @@ def test_convert_weights__names_that_do_not_fit_are_left_out_and_reported(
     assert 'no class names: the file has 3' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('version', ['v8', 'v11'])
+@pytest.mark.parametrize('version', ['v8', pytest.param('v11', marks=pytest.mark.slow)])
 def test_convert_weights__config_builds_the_model_of_the_checkpoint(
     version: str, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tests.models.deim_groups import default_groups
+from mmext.models.deim.groups import default_groups
 from tests.tiny import make_tiny_coco, tiny_deim_config
 from tests.tools.test_train import assert_same_bits, run_training, start_training
 from tests.tools.test_train_distributed import WORKER, torchrun
@@ -40,6 +40,8 @@ def deim_recipe(folder: Path, *, num_workers: int = 0) -> Config:
         dict(type='mmext.BatchMixUp', epochs=(0, STOP)),
         dict(type='mmext.BatchRandomSize', base_size=SIZE, repeat=2, epochs=(0, STOP)),
     ]
+    # As in the shipped configs; on the CPU it becomes plain batch norm.
+    cfg.sync_bn = 'torch'
     # The matcher changes its cost in the second stage.
     cfg.model.criterion.matcher.change_epoch = STOP + 1
     cfg.train_cfg.val_interval = 1

@@ -133,7 +133,10 @@ def test_local_rank__both_spellings(
 
 @pytest.mark.parametrize(
     ('constructor', 'num_groups'),
-    [('DefaultOptimWrapperConstructor', 1), ('mmext.YOLOOptimWrapperConstructor', 3)],
+    [
+        pytest.param('DefaultOptimWrapperConstructor', 1, marks=pytest.mark.slow),
+        ('mmext.YOLOOptimWrapperConstructor', 3),
+    ],
     ids=['default', 'yolo'],
 )
 def test_auto_scale_lr__batch_2_against_base_4_halves_the_rate(

@@ -39,7 +39,15 @@ def assert_one_message(
         (['--cfg-options', 'model.type=RTMDett'], 'mean `mmdet.RTMDet`'),
         (
             ['--cfg-options', 'model.bbox_head.num_clases=2'],
-            "unexpected keyword argument 'num_clases'",
+            "unexpected keyword argument 'num_clases'; did you mean model.bbox_head.num_classes?",
+        ),
+        (
+            ['--cfg-options', 'train_cfg.max_epoch=3'],
+            "unexpected keyword argument 'max_epoch'; did you mean train_cfg.max_epochs?",
+        ),
+        (
+            ['--cfg-options', 'max_epochs=3'],
+            'max_epochs is not in the config, and nothing reads it; did you mean train_cfg.max_epochs?',
         ),
         (['--cfg-options', 'model.type.x=1'], '--cfg-options model.type.x=1: '),
         (['--resume', '.'], 'checkpoint . is a folder'),
@@ -53,6 +61,8 @@ def assert_one_message(
         'launcher',
         'model type',
         'model argument',
+        'loop argument',
+        'no such setting',
         'path of an option',
         'resume a folder',
     ],

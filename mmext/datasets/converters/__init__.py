@@ -1,14 +1,24 @@
-"""Converters from raw data sets to COCO: name on the command line -> class. The next format is one file."""
+"""Converters from raw data sets to COCO, or to images with mattes: name on the command line -> class.
 
+The next format is one file.
+"""
+
+from mmext.datasets.converters.face_mask import FaceMask
 from mmext.datasets.converters.magnetic_tile import MagneticTile
 from mmext.datasets.converters.mask_png import MaskPng
+from mmext.datasets.converters.person_parsing import PersonParsing
 from mmext.datasets.converters.records import Converter
 from mmext.datasets.converters.voc import Voc
 from mmext.datasets.converters.yolo_txt import YoloTxt
 
 CONVERTERS: dict[str, type[Converter]] = {
+    'face_mask': FaceMask,
     'magnetic_tile': MagneticTile,
     'voc': Voc,
     'yolo': YoloTxt,
     'masks': MaskPng,
+}
+# Their images are `MatteRecord`s, which `mattes.write_mattes` writes.
+MATTE_CONVERTERS: dict[str, type[Converter]] = {
+    'person_parsing': PersonParsing,
 }

@@ -32,13 +32,7 @@ def write_coco(dataset: RawDataset, out: Path, report: Report, link: bool) -> di
     Raises:
         ValueError: No image is left, two images want one name, or a link is impossible.
     """
-    if not dataset.images:
-        raise ValueError(f'No usable image was found: {_first_problems(report)}')
-    _check_names(dataset.images)
-    (out / 'images').mkdir(parents=True, exist_ok=True)
-    place = _link if link else shutil.copyfile
-    for image in dataset.images:
-        _place(image.path, out / 'images' / image.file_name, place)
+    place_images(dataset.images, out / 'images', report, link)
     category_ids = {name: index for index, name in enumerate(dataset.classes, start=1)}
     result = {}
     for split in SPLITS:
@@ -48,6 +42,27 @@ def write_coco(dataset: RawDataset, out: Path, report: Report, link: bool) -> di
         (out / f'{split}.json').write_text(json.dumps(coco), encoding='utf-8')
     (out / REPORT_NAME).write_text(report.text(max_shown=None) + '\n', encoding='utf-8')
     return result
+
+
+def place_images(images: list[ImageRecord], folder: Path, report: Report, link: bool) -> None:
+    """Copy or hard-link every image to its `file_name` below a folder.
+
+    Args:
+        images: The images that are used.
+        folder: Made if it is missing; files of the same name are written over.
+        report: Says why, if no image is left.
+        link: Hard-link instead of copying.
+
+    Raises:
+        ValueError: No image is left, two images want one name, or a link is impossible.
+    """
+    if not images:
+        raise ValueError(f'No usable image was found: {_first_problems(report)}')
+    _check_names(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = _link if link else shutil.copyfile
+    for image in images:
+        _place(image.path, folder / image.file_name, place)
 
 
 def describe_object(record: ObjectRecord) -> dict:

@@ -6,7 +6,7 @@ the same bytes, and a larger data set begins with the images of the smaller one.
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,8 +105,9 @@ def write_dataset(
     Raises:
         ValueError: If a number is out of range, or OUT holds files and may not be overwritten.
     """
-    _check_numbers(num_images, size, seed)
-    _clear(out, overwrite)
+    check_numbers(num_images, size, seed)
+    own = [pattern for split in SPLITS for pattern in (f'{split}.json', f'images/{split}_*.png')]
+    clear_earlier(out, overwrite, own)
     folder = out / 'images'
     folder.mkdir(parents=True, exist_ok=True)
     result = {}
@@ -166,7 +167,8 @@ def _annotations(
     ]
 
 
-def _check_numbers(num_images: dict[str, int], size: int, seed: int) -> None:
+def check_numbers(num_images: dict[str, int], size: int, seed: int) -> None:
+    """Check what a data set is asked for, see `write_dataset`; ValueError for a number out of range."""
     if set(num_images) != set(SPLITS):
         raise ValueError(f'got num_images for {sorted(num_images)}; expected {list(SPLITS)}')
     for split, count in num_images.items():
@@ -180,8 +182,17 @@ def _check_numbers(num_images: dict[str, int], size: int, seed: int) -> None:
         raise ValueError(f'got seed {seed}; expected 0 or more')
 
 
-def _clear(out: Path, overwrite: bool) -> None:
-    """Empty OUT of an earlier data set if that is allowed; foreign files are never removed."""
+def clear_earlier(out: Path, overwrite: bool, own_files: Sequence[str]) -> None:
+    """Empty OUT of an earlier data set if that is allowed; foreign files are never removed.
+
+    Args:
+        out: The folder to write to; it need not exist.
+        overwrite: Whether an earlier data set may be removed.
+        own_files: Glob patterns, relative to OUT, of the files that such a data set has.
+
+    Raises:
+        ValueError: OUT is a file, or not empty without `overwrite`, or holds foreign files.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f'{out} is a file; give the folder to write to')
     if not out.exists() or not any(out.iterdir()):
@@ -191,8 +202,7 @@ def _clear(out: Path, overwrite: bool) -> None:
             f'{out} is not empty; choose another folder, or replace the data set in it '
             'with --overwrite'
         )
-    own = {out / f'{split}.json' for split in SPLITS}
-    own |= {file for split in SPLITS for file in out.glob(f'images/{split}_*.png')}
+    own = {file for pattern in own_files for file in out.glob(pattern)}
     foreign = [file for file in out.rglob('*') if file.is_file() and file not in own]
     if foreign:
         raise ValueError(

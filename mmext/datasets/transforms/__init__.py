@@ -1,7 +1,18 @@
 """transforms of mmext."""
 
+from mmext.datasets.transforms.albumentations import Albumentations
+from mmext.datasets.transforms.alpha import AlphaToSegMap, LoadAlpha, PackMatteInputs
+from mmext.datasets.transforms.alpha_geometry import (
+    AlphaCrop,
+    AlphaFlip,
+    AlphaResize,
+    AlphaRotate90,
+    AlphaShiftScaleRotate,
+)
 from mmext.datasets.transforms.color import HSV
+from mmext.datasets.transforms.composite import CompositeBackground
 from mmext.datasets.transforms.cropping import InstanceCrop
+from mmext.datasets.transforms.degrading import BrightnessContrast, RandomBlur, RandomJPEG
 from mmext.datasets.transforms.geometry import LetterBox, RandomAffine
 from mmext.datasets.transforms.grid_mosaic import GridMosaic, UnlessMosaic
 from mmext.datasets.transforms.iou_crop import IoUCrop
@@ -15,6 +26,15 @@ from mmext.datasets.transforms.zoom import ZoomOut
 
 __all__ = [
     'HSV',
+    'Albumentations',
+    'AlphaCrop',
+    'AlphaFlip',
+    'AlphaResize',
+    'AlphaRotate90',
+    'AlphaShiftScaleRotate',
+    'AlphaToSegMap',
+    'BrightnessContrast',
+    'CompositeBackground',
     'DropSmallObjects',
     'FlipPaste',
     'GridMosaic',
@@ -22,12 +42,16 @@ __all__ = [
     'InstanceCrop',
     'IoUCrop',
     'LetterBox',
+    'LoadAlpha',
     'LoadImage',
     'MixUp',
     'Mosaic',
+    'PackMatteInputs',
     'PasteInstances',
     'PhotometricDistortion',
     'RandomAffine',
+    'RandomBlur',
+    'RandomJPEG',
     'UnlessMosaic',
     'ZoomOut',
 ]

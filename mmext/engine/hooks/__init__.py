@@ -3,6 +3,7 @@
 from .average_buffers import AverageBuffersHook
 from .channels_last import ChannelsLastHook
 from .checkpoint_report import CheckpointReportHook
+from .class_weights import ClassWeightHook
 from .close_mosaic import CloseMosaicHook
 from .ema import StepEMAHook
 from .epoch_windows import EpochWindowsHook
@@ -10,6 +11,7 @@ from .finite_loss import FiniteLossHook
 from .preflight import PreflightHook
 from .progress import ProgressBarHook
 from .reproducible import ReproducibleHook
+from .restore_best import RestoreBestHook
 from .stage_two import StageTwoHook
 from .visualization import InstanceVisualizationHook
 from .warmup import YOLOWarmupHook
@@ -18,6 +20,7 @@ __all__ = [
     'AverageBuffersHook',
     'ChannelsLastHook',
     'CheckpointReportHook',
+    'ClassWeightHook',
     'CloseMosaicHook',
     'EpochWindowsHook',
     'FiniteLossHook',
@@ -25,6 +28,7 @@ __all__ = [
     'PreflightHook',
     'ProgressBarHook',
     'ReproducibleHook',
+    'RestoreBestHook',
     'StageTwoHook',
     'StepEMAHook',
     'YOLOWarmupHook',

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmext.engine.checkpoint import bare_model
@@ -18,6 +18,7 @@ from mmext.engine.preflight import (
 from mmext.engine.preflight_checks import check_num_classes
 from mmext.engine.preflight_evaluators import check_evaluator
 from mmext.engine.preflight_probe import probe_loading, probe_pipeline
+from mmext.engine.preflight_recipe import Length, check_batch, check_lengths
 from mmext.registry import HOOKS
 
 
@@ -28,8 +29,9 @@ class PreflightHook(Hook):
     Checks the training and validation data before training, and the data of `val` and `test` runs
     before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
     survive loading and the training pipeline, boxes longer than the head can predict, boxes outside the image,
-    images shared between splits, the metric's annotation file. Logs one line a data set with the label
-    histogram. The cost is one more reading of the annotation files, and loading sixteen images twice.
+    images shared between splits, the metric's annotation file. Warns where the schedule or a window of epochs is not
+    made for the length of the training, and batches are too small for an augmentation. Logs one line a data set
+    with the label histogram. The cost is one more reading of the annotation files, and loading sixteen images twice.
 
     Raises:
         ValueError: with all mistakes found, the differing names side by side and the line to change.
@@ -49,6 +51,7 @@ class PreflightHook(Hook):
             datasets['val_dataloader'] = runner.val_dataloader.dataset
             evaluators['val_dataloader'] = runner.val_evaluator
         self._check(runner, datasets, evaluators)
+        report_findings(recipe_findings(runner))
 
     def before_val(self, runner: Runner) -> None:
         """Checks the validation data of a run without training."""
@@ -81,6 +84,17 @@ class PreflightHook(Hook):
             if loader == 'train_dataloader' and not any(finding.is_error for finding in findings):
                 findings += _probe(f'{loader}.dataset', dataset, bare_model(runner.model))
         report_findings(list(dict.fromkeys(findings)))
+
+
+def recipe_findings(runner: Runner) -> list[Finding]:
+    """What of the recipe does not fit the length of a training, or the size of its batches."""
+    loop = runner.train_loop
+    epochs = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else None
+    batch_size = getattr(runner.train_dataloader, 'batch_size', None)
+    return [
+        *check_lengths(runner.cfg, Length(epochs, loop.max_iters)),
+        *check_batch(bare_model(runner.model), batch_size),
+    ]
 
 
 def _probe(where: str, dataset: Any, model: nn.Module) -> list[Finding]:

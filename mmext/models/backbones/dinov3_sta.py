@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mmext.models.backbones.dinov3 import ARCHS, PATCH_SIZE, VisionTransformer
 from mmext.models.backbones.dinov3_weights import load_pretrained
 from mmext.models.backbones.pretrained import refuse_pretrained, warn_of_random_weights
+from mmext.models.backbones.pretrained_files import check_exists
 from mmext.models.common.folding import FoldedConv, fold_pair, fold_sequential
 from mmext.registry import MODELS
 
@@ -114,6 +115,7 @@ class DINOv3STA(BaseModule):
         super().__init__(init_cfg)
         _check_arguments(arch, sta_channels, out_channels)
         refuse_pretrained(init_cfg)
+        self.arch = arch
         self.checkpoint = checkpoint
         self.frozen = frozen
         embed_dims = ARCHS[arch].embed_dims
@@ -187,6 +189,7 @@ class DINOv3STA(BaseModule):
         """
         super().init_weights()
         if self.checkpoint is not None:
+            check_exists(self.checkpoint, self.arch)
             load_pretrained(self.vit, self.checkpoint)
         else:
             warn_of_random_weights(self)

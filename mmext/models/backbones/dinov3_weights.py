@@ -44,13 +44,6 @@ def load_pretrained(vit: nn.Module, path: str | Path) -> None:
         FileNotFoundError: The file does not exist.
         ValueError: It is damaged, or entries are missing, of another shape or not finite.
     """
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(
-            f'checkpoint {path} of the DINOv3 transformer does not exist. Get the file of this '
-            'architecture from DINOv3 (vits, vits_plus) or DEIMv2 (vit_tiny, vit_tiny_plus) and give '
-            'its path, or set checkpoint=None: with load_from or resume, which bring all weights, or '
-            'to start from random ones.'
-        )
     found = rename_entries(_without_prefix(read_weight_file(path).tensors), vit.state_dict())
     fill_backbone(vit, found, str(path), constants=OPTIONAL)
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmext.models.backbones.hgnet_blocks import HGStage, Stage, Stem
 from mmext.models.backbones.hgnetv2_weights import load_pretrained
 from mmext.models.backbones.pretrained import refuse_pretrained, warn_of_random_weights
+from mmext.models.backbones.pretrained_files import check_exists
 from mmext.registry import MODELS
 
 NORM_CFG: dict[str, Any] = dict(type='BN')
@@ -166,6 +167,7 @@ class HGNetv2(BaseModule):
         """
         super().init_weights()
         if self.checkpoint is not None:
+            check_exists(self.checkpoint, self.arch)
             load_pretrained(self, self.checkpoint, is_atto=self.arch == 'atto')
         else:
             warn_of_random_weights(self)

@@ -29,12 +29,6 @@ def load_pretrained(backbone: nn.Module, path: str | Path, *, is_atto: bool) -> 
         FileNotFoundError: The file does not exist.
         ValueError: It is damaged, or entries are missing, of another shape or not finite.
     """
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(
-            f'checkpoint {path} of HGNetv2 does not exist. Get PPHGNetV2_B<n>_stage1.pth of this '
-            'architecture (B0 for atto, femto and pico) and give its path, or set checkpoint=None: '
-            'with load_from or resume, which bring all weights, or to start from random ones.'
-        )
     tensors = read_weight_file(path).tensors
     if any(name.startswith(_PREFIX) for name in tensors):
         tensors = {

@@ -29,6 +29,9 @@ Batch = tuple[Tensor, list[DetDataSample]]
 class BatchAugment(nn.Module):
     """Augments a batch with a probability, in a window of epochs.
 
+    Attributes:
+        min_images: Images that a batch must have for an effect; `mmext.PreflightHook` warns of smaller ones.
+
     Args:
         prob: Probability per batch.
         epochs: (begin, end), counted from 0, the end not included; None for all. `set_epoch` tells the epoch:
@@ -37,6 +40,8 @@ class BatchAugment(nn.Module):
     Raises:
         ValueError: prob lies outside [0, 1], or epochs is no window.
     """
+
+    min_images = 1
 
     def __init__(self, *, prob: float = 1.0, epochs: Sequence[int | None] | None = None) -> None:
         super().__init__()
@@ -119,6 +124,8 @@ class BatchMixUp(BatchAugment):
         epochs: See `BatchAugment`.
     """
 
+    min_images = 2
+
     def __init__(
         self,
         *,
@@ -131,7 +138,7 @@ class BatchMixUp(BatchAugment):
 
     def augment(self, inputs: Tensor, data_samples: list[DetDataSample]) -> Batch:
         """Blend; see `BatchAugment.forward`."""
-        if len(data_samples) < 2:
+        if len(data_samples) < self.min_images:
             return inputs, data_samples
         check_frames(inputs, data_samples, 'BatchMixUp')
         beta = np.random.uniform(*self.beta_range)
@@ -275,10 +282,17 @@ def check_frames(inputs: Tensor, data_samples: list[DetDataSample], name: str) -
         ValueError: An image is smaller than the batch, or comes with a semantic map.
     """
     size = tuple(inputs.shape[-2:])
-    for sample in data_samples:
-        if tuple(sample.img_shape) != size:
+    shapes = [tuple(sample.img_shape) for sample in data_samples]
+    for sample, shape in zip(data_samples, shapes, strict=True):
+        if shape != size and len(set(shapes)) == 1:
             raise ValueError(
-                f'{name}: got an image of {tuple(sample.img_shape)} (h, w) in a batch of {size}; expected images '
+                f'{name}: got images of {shape} (h, w), which the data preprocessor pads to {size}; expected images that '
+                'fill the batch. Choose sides in Resize or LetterBox that are multiples of its pad_size_divisor, such as '
+                f'{size}'
+            )
+        if shape != size:
+            raise ValueError(
+                f'{name}: got an image of {shape} (h, w) in a batch of {size}; expected images '
                 'that fill the batch. Resize all to one size with keep_ratio=False, or letterbox them'
             )
         if 'gt_sem_seg' in sample:

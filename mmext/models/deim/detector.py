@@ -13,8 +13,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmext.models.common.folding import switch_to_deploy
+from mmext.models.common.placement import place_in_original
 from mmext.models.deim.outputs import BoxOutputs, ImageTargets, LayerOutputs
-from mmext.models.deim.postprocess import place_in_original, select_detections
+from mmext.models.deim.postprocess import select_detections
 from mmext.registry import MODELS
 
 
@@ -65,15 +66,12 @@ class DEIM(BaseDetector):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the matcher and the batch augmentations that change in the course of training where it stands.
+        """Tell the matcher, which changes in the course of training, where it stands.
 
         Args:
             epoch: counted from 0. `dict(type='mmdet.SetEpochInfoHook')` calls this before each epoch.
         """
         self.epoch = epoch
-        for augment in getattr(self.data_preprocessor, 'batch_augments', None) or ():
-            if hasattr(augment, 'set_epoch'):
-                augment.set_epoch(epoch)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) to the encoder's maps, (B, C, H_l, W_l) each, finest first."""
@@ -122,9 +120,30 @@ class DEIM(BaseDetector):
             The samples with `pred_instances`: `bboxes` (k, 4) xyxy in pixels of the original image, not clipped to
             it, `scores` (k,) descending, `labels` (k,). k is the smaller of `max_per_img` and queries times classes.
         """
-        outputs = self._forward(batch_inputs)
+        results = self.predict_by_outputs(
+            self._forward(batch_inputs), batch_data_samples, input_size=batch_inputs.shape[2:]
+        )
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def predict_by_outputs(
+        self,
+        outputs: BoxOutputs,
+        batch_data_samples: Sequence[DetDataSample],
+        *,
+        input_size: Sequence[int],
+    ) -> list[InstanceData]:
+        """What follows the network at inference.
+
+        Args:
+            outputs: of `mode='tensor'`.
+            batch_data_samples: see `predict`.
+            input_size: height and width of the network input.
+
+        Returns:
+            The `pred_instances` of `predict`.
+        """
+        height, width = input_size
         found = select_detections(*outputs, max_per_img=self.max_per_img)
-        height, width = batch_inputs.shape[2:]
         results = []
         for sample, boxes, scores, labels in zip(batch_data_samples, *found, strict=True):
             top, _, left, _ = sample.metainfo.get('pad_param', (0, 0, 0, 0))
@@ -135,7 +154,7 @@ class DEIM(BaseDetector):
                 offset=(left, top),
             )
             results.append(InstanceData(bboxes=bboxes, scores=scores, labels=labels))
-        return self.add_pred_to_datasample(batch_data_samples, results)
+        return results
 
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample] | None = None

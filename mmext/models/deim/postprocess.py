@@ -5,7 +5,6 @@ Source: DEIMv2 (https://arxiv.org/abs/2509.20787); queries are matched one to on
 Shape letters: B images, Q queries, C classes, k detections of an image.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -43,29 +42,3 @@ def select_detections(logits: Tensor, boxes: Tensor, *, max_per_img: int) -> Det
     query = (index // num_classes)[..., None].expand(-1, -1, 4)
     corners = cxcywh_to_xyxy(boxes.float()).gather(1, query)
     return Detections(corners, best.sigmoid(), index % num_classes)
-
-
-def place_in_original(
-    boxes: Tensor,
-    *,
-    input_size: tuple[int, int],
-    scale_factor: Sequence[float],
-    offset: tuple[float, float],
-) -> Tensor:
-    """Boxes in pixels of the image before it was resized and padded.
-
-    Args:
-        boxes: (k, 4) xyxy, normalised to the network input.
-        input_size: height and width of the network input, paddings included.
-        scale_factor: pixels of the network input per pixel of the original, along x and along y.
-        offset: columns at the left and rows at the top of the network input that are padding.
-
-    Returns:
-        (k, 4) xyxy.
-    """
-    height, width = input_size
-    (scale_x, scale_y), (left, top) = scale_factor, offset
-    # The product first: 640 px at a factor of 640 / 500 are 500 px, and not nearly.
-    pixels = boxes * boxes.new_tensor([width, height, width, height])
-    pixels = pixels - boxes.new_tensor([left, top, left, top])
-    return pixels / boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])

@@ -11,14 +11,18 @@ Shape letters: N objects, K prototypes, h w their size, H W the output's size, R
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmext.structures.rle import encode_roi
+from mmext.models.yolo.interpolation import AxisWeights, cell_weights
+from mmext.structures.rle import encode_columns, encode_roi
+
+# Rows and columns of objects whose interpolation between cells of corrections is prepared at a time.
+MAX_GROUP_LINES = 2**14
 
 
 class OutputFrame(NamedTuple):
@@ -119,8 +123,8 @@ def assemble_bitmaps(
     """
     canvas = torch.zeros((len(coeffs), *frame.size), dtype=torch.bool, device=prototypes.device)
     sampler = _MaskSampler(coeffs, prototypes, frame, threshold, correction, max_chunk_pixels)
-    for roi, mask in sampler.masks(bboxes):
-        canvas[roi.instance, roi.y1 : roi.y2, roi.x1 : roi.x2] = mask
+    for roi, columns in sampler.masks(bboxes):
+        canvas[roi.instance, roi.y1 : roi.y2, roi.x1 : roi.x2] = columns[:, 1:-1].T
     return canvas
 
 
@@ -144,52 +148,21 @@ def assemble_rles(
     empty = encode_roi(np.zeros((0, 0), dtype=bool), 0, 0, frame.size)
     rles = [dict(empty) for _ in range(len(coeffs))]
     sampler = _MaskSampler(coeffs, prototypes, frame, threshold, correction, max_chunk_pixels)
-    for roi, mask in sampler.masks(bboxes):
-        rles[roi.instance] = encode_roi(mask.cpu().numpy(), roi.x1, roi.y1, frame.size)
+    for roi, columns in sampler.masks(bboxes):
+        rles[roi.instance] = encode_columns(columns.cpu().numpy(), roi.x1, roi.y1, frame.size)
     return rles
 
 
-class _Axis:
-    """Linear interpolation along one axis of the prototypes at every output pixel.
+class _DeltaWeights(NamedTuple):
+    """Linear interpolation between the cells of corrections, at the output pixels of some objects.
 
     Attributes:
-        centres: (P,) centres of the output pixels, in pixels of the network input.
-        weights: (P, size) of the prototypes' cells. The outermost cells reach beyond their centres, as those of
-            `F.interpolate` do.
+        x: of each object (columns, R).
+        y: of each object (rows, R).
     """
 
-    def __init__(
-        self, num_pixels: int, scale: float, offset: float, input_size: int, size: int
-    ) -> None:
-        self.centres = (torch.arange(num_pixels) + 0.5) * scale + offset
-        cell = (self.centres / input_size * size - 0.5).clamp(0, size - 1)
-        self.weights = _linear_weights(cell, torch.arange(size, dtype=cell.dtype))
-        self._first = cell.long().tolist()
-
-    def cells(self, pixels: slice) -> slice:
-        """The cells that have a weight at some of the pixels."""
-        return slice(self._first[pixels.start], self._first[pixels.stop - 1] + 2)
-
-    def move_to(self, device: torch.device) -> None:
-        self.centres, self.weights = self.centres.to(device), self.weights.to(device)
-
-
-def _linear_weights(position: Tensor, cells: Tensor) -> Tensor:
-    """Weights (P, size) of cells 0 .. size - 1 at positions (P,) in cells; none from one cell outside on."""
-    distance = (position[:, None] - cells).abs_()
-    return distance.neg_().add_(1).clamp_(min=0)
-
-
-class _Delta(NamedTuple):
-    """What is added to the logits of one object, as a product.
-
-    Attributes:
-        weights: (columns, R) of the cells along x.
-        values: (R, rows) of these cells, at the output's resolution along y.
-    """
-
-    weights: Tensor
-    values: Tensor
+    x: Sequence[Tensor]
+    y: Sequence[Tensor]
 
 
 class _MaskSampler:
@@ -214,35 +187,40 @@ class _MaskSampler:
         self.min_logit = math.log(threshold / (1 - threshold))
         self.max_chunk_pixels = max_chunk_pixels
         (height, width), (input_height, input_width) = prototypes.shape[1:], frame.input_size
-        self.y = _Axis(frame.size[0], frame.scale_y, frame.top, input_height, height)
-        self.x = _Axis(frame.size[1], frame.scale_x, frame.left, input_width, width)
+        self.y = AxisWeights(frame.size[0], frame.scale_y, frame.top, input_height, height)
+        self.x = AxisWeights(frame.size[1], frame.scale_x, frame.left, input_width, width)
         for axis in (self.y, self.x):
             axis.move_to(prototypes.device)
         self.correction = correction
         if correction is not None:
             self.deltas = correction.deltas.detach().float()
-            self.delta_bboxes = correction.bboxes.tolist()
-            self.delta_cells = torch.arange(self.deltas.shape[-1]).to(self.deltas)
 
     def masks(self, bboxes: Tensor) -> Iterator[tuple[_Roi, Tensor]]:
-        """Each object with a non-empty box, and the mask of that box: (rows, columns) bool."""
+        """Each object with a non-empty box, and the mask of that box: (columns, rows + 2) bool, see `encode_columns`."""
         rois = self._rois(bboxes)
         # Always the same memory: new pages for every object would cost as much as its logits.
         buffer = self.prototypes.new_empty(max(map(self._chunk_pixels, rois), default=0))
-        for roi in rois:
-            num_rows, num_columns = roi.y2 - roi.y1, roi.x2 - roi.x1
-            # Column by column in memory, as run lengths want it.
-            mask = self.coeffs.new_empty((num_columns, num_rows), dtype=torch.bool)
-            delta = None if self.correction is None else self._delta(roi)
-            step = self._chunk_pixels(roi) // num_rows
-            for start in range(0, num_columns, step):
-                stop = min(start + step, num_columns)
-                logits = buffer[: (stop - start) * num_rows].view(stop - start, num_rows)
-                self._write_logits(roi._replace(x1=roi.x1 + start, x2=roi.x1 + stop), logits)
-                if delta is not None:
-                    logits.addmm_(delta.weights[start:stop], delta.values)
-                torch.gt(logits, self.min_logit, out=mask[start:stop])
-            yield roi, mask.T
+        for group in _split_rois(rois, MAX_GROUP_LINES):
+            weights = None if self.correction is None else self._delta_weights(group)
+            for i, roi in enumerate(group):
+                delta = None
+                if weights is not None:
+                    delta = weights.x[i], (weights.y[i] @ self.deltas[roi.instance]).T
+                yield roi, self._mask(roi, delta, buffer)
+
+    def _mask(self, roi: _Roi, delta: tuple[Tensor, Tensor] | None, buffer: Tensor) -> Tensor:
+        """The mask of one object; `delta` is the product (columns, R) x (R, rows) that is added to its logits."""
+        num_rows, num_columns = roi.y2 - roi.y1, roi.x2 - roi.x1
+        mask = buffer.new_zeros((num_columns, num_rows + 2), dtype=torch.bool)
+        step = self._chunk_pixels(roi) // num_rows
+        for start in range(0, num_columns, step):
+            stop = min(start + step, num_columns)
+            logits = buffer[: (stop - start) * num_rows].view(stop - start, num_rows)
+            self._write_logits(roi._replace(x1=roi.x1 + start, x2=roi.x1 + stop), logits)
+            if delta is not None:
+                logits.addmm_(delta[0][start:stop], delta[1])
+            torch.gt(logits, self.min_logit, out=mask[start:stop, 1:-1])
+        return mask
 
     def _chunk_pixels(self, roi: _Roi) -> int:
         """Pixels of an object that are looked at together: whole columns."""
@@ -261,20 +239,35 @@ class _MaskSampler:
         """Uncorrected logits of an object at its output pixels: (columns, rows)."""
         rows, columns = slice(roi.y1, roi.y2), slice(roi.x1, roi.x2)
         near_y, near_x = self.y.cells(rows), self.x.cells(columns)
-        coarse = torch.tensordot(
-            self.coeffs[roi.instance], self.prototypes[:, near_y, near_x], dims=1
-        )
+        near = self.prototypes[:, near_y, near_x]
+        coarse = (self.coeffs[roi.instance] @ near.flatten(1)).view(near.shape[1:])
         values = (self.y.weights[rows, near_y] @ coarse).T
         torch.mm(self.x.weights[columns, near_x], values, out=logits)
 
-    def _delta(self, roi: _Roi) -> _Delta:
-        """The correction of an object at its output pixels."""
-        x1, y1, x2, y2 = self.delta_bboxes[roi.instance]
-        y_weights = self._delta_weights(self.y.centres[roi.y1 : roi.y2], y1, y2)
-        x_weights = self._delta_weights(self.x.centres[roi.x1 : roi.x2], x1, x2)
-        return _Delta(x_weights, (y_weights @ self.deltas[roi.instance]).T)
+    def _delta_weights(self, rois: Sequence[_Roi]) -> _DeltaWeights:
+        """Of objects at their output pixels: together, as a dozen operations on each of them would cost more."""
+        assert self.correction is not None
+        instances = [roi.instance for roi in rois]
+        bboxes = self.correction.bboxes.detach()[instances].float()
+        x = cell_weights(
+            self.x.centres, [roi[1::2] for roi in rois], bboxes[:, 0::2], self.deltas.shape[2]
+        )
+        y = cell_weights(
+            self.y.centres, [roi[2::2] for roi in rois], bboxes[:, 1::2], self.deltas.shape[1]
+        )
+        return _DeltaWeights(x, y)
 
-    def _delta_weights(self, centres: Tensor, low: float, high: float) -> Tensor:
-        """Weights (P, R) of the cells that divide low .. high, at places (P,) along the same axis."""
-        cells_per_pixel = len(self.delta_cells) / (high - low)
-        return _linear_weights((centres - low) * cells_per_pixel - 0.5, self.delta_cells)
+
+def _split_rois(rois: Sequence[_Roi], max_lines: int) -> Iterator[list[_Roi]]:
+    """Groups of objects, in order, with at most so many rows and columns together, or of one object."""
+    group: list[_Roi] = []
+    lines = 0
+    for roi in rois:
+        own = roi.x2 - roi.x1 + roi.y2 - roi.y1
+        if group and lines + own > max_lines:
+            yield group
+            group, lines = [], 0
+        group.append(roi)
+        lines += own
+    if group:
+        yield group

@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmext.models.yolo.assembly import OutputFrame
+from mmext.models.yolo.idle_settings import warn_of_idle_settings
 from mmext.models.yolo.outputs import SegmentOutputs
 from mmext.models.yolo.postprocess import Detections, ImageDetections
 from mmext.models.yolo.query_outputs import QueryOutputs, predict_masks
@@ -120,6 +121,13 @@ class SegmentAttention(BaseDenseHead):
             dict(num_classes=num_classes, in_channels=det['in_channels']) | decoder
         )
         self.criterion = MODELS.build(dict(num_classes=num_classes) | criterion)
+        warn_of_idle_settings(
+            det_test_cfg,
+            self.mode,
+            num_seeds=num_seeds,
+            num_queries=num_seeds or decoder.get('num_queries', 100),
+            num_classes=num_classes,
+        )
         self.num_seeds = num_seeds
         self.seeds_per_object = seeds_per_object
         self.query_loss_weight = query_loss_weight
@@ -261,11 +269,8 @@ class SegmentAttention(BaseDenseHead):
         # The mask features have twice the finest level's size.
         height, width = (self.det.strides[0] // 2 * n for n in queries.mask_features.shape[2:])
         with torch.autocast(device_type=queries.mask_features.device.type, enabled=False):
-            detected = (
-                self.det.detect(det)
-                if self.mode.uses_detections
-                else itertools.repeat(None, len(batch_img_metas))
-            )
+            nothing = itertools.repeat(None, len(batch_img_metas))
+            detected = self.det.detect(det) if self.mode.uses_detections else nothing
             results = []
             for i, (own, meta) in enumerate(zip(detected, batch_img_metas, strict=True)):
                 image = _image_outputs(queries, i, None if seeds is None else seeds[i], own)

@@ -19,7 +19,7 @@ from mmext.models.yolo.assembly import MaskCorrection, OutputFrame
 from mmext.models.yolo.branches import check_priors
 from mmext.models.yolo.criterion import GroundTruth, SegmentCriterion
 from mmext.models.yolo.level_branches import LevelOutputs, build_branches, run_branches, set_priors
-from mmext.models.yolo.one_to_one import OneToOne, drop_nms, first_levels, join_levels, last_levels
+from mmext.models.yolo.one_to_one import OneToOne, first_levels, join_levels, last_levels
 from mmext.models.yolo.outputs import (
     FlatOutputs,
     PriorPredictions,
@@ -29,8 +29,8 @@ from mmext.models.yolo.outputs import (
 )
 from mmext.models.yolo.postprocess import (
     ImageDetections,
-    TestSettings,
     assemble_masks,
+    read_settings,
     select_detections,
 )
 from mmext.models.yolo.truth import BoxLengthCheck, collect_truth
@@ -112,7 +112,7 @@ class Segment(BaseDenseHead):
         self.loss_scale = loss_scale
         self.class_prior = class_prior
         self.box_prior = box_prior
-        self.test_settings = TestSettings.from_config(test_cfg)
+        self.test_settings = read_settings(test_cfg, nms_free=nms_free)
 
         layer = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.reg_branches, self.cls_branches, self.coeff_branches = build_branches(
@@ -137,10 +137,7 @@ class Segment(BaseDenseHead):
             assigner=TASK_UTILS.build(train_cfg['assigner']) if train_cfg else None,
             reg_max=reg_max,
         )
-        self.one_to_one = None
-        if nms_free:
-            self.one_to_one = OneToOne(self, self.criterion)
-            self.test_settings = drop_nms(self.test_settings, test_cfg)
+        self.one_to_one = OneToOne(self, self.criterion) if nms_free else None
         self._check_lengths = BoxLengthCheck(reg_max, self.strides[-1])
 
     def init_weights(self) -> None:

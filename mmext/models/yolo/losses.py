@@ -3,10 +3,9 @@
 Shape letters: N positive priors, R bins of a side's distribution (`reg_max`).
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mmext.models.common.distribution import distribution_focal_loss
 from mmext.registry import MODELS
 from mmext.structures.boxes import complete_iou
 
@@ -15,27 +14,6 @@ def weighted_sum(loss: Tensor, weight: Tensor | None, avg_factor: float | Tensor
     """sum(loss * weight) / avg_factor; without an `avg_factor`, the number of elements (at least 1)."""
     weighted = loss if weight is None else loss * weight
     return weighted.sum() / (max(loss.numel(), 1) if avg_factor is None else avg_factor)
-
-
-def distribution_focal_loss(distribution: Tensor, distance: Tensor) -> Tensor:
-    """Cross entropy with the two bins around each distance, weighted by nearness (arXiv:2006.04388).
-
-    Args:
-        distribution: (..., R) logits over the distances 0 .. R - 1.
-        distance: (...) in cells. Values outside [0, R - 1.01] are clamped to it: a longer side cannot be
-            represented, and the bin after the last does not exist.
-
-    Returns:
-        (...).
-    """
-    num_bins = distribution.shape[-1]
-    distance = distance.clamp(0, num_bins - 1 - 0.01)
-    left = distance.floor()
-    log_prob = functional.log_softmax(distribution, dim=-1)
-    bins = torch.stack([left, left + 1], dim=-1).long()
-    near_left, near_right = log_prob.gather(-1, bins).unbind(dim=-1)
-    right_weight = distance - left
-    return -(near_left * (1 - right_weight) + near_right * right_weight)
 
 
 @MODELS.register_module()

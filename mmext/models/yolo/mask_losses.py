@@ -51,7 +51,7 @@ class MaskLoss(nn.Module):
         mask_stride: pixels of the network input per pixel of the ground-truth masks. The head pools the masks
             to it.
         max_positives: positives per image that enter the loss, the best aligned first; each ground truth keeps
-            at least one. None takes all.
+            one at least, also where an image has more ground truths than that. None takes all.
         max_chunk_values: logits that are held at a time. More are computed in chunks whose activations are
             recomputed in the backward pass.
     """

@@ -9,9 +9,7 @@ Shape letters: as in `outputs.py`.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
-from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from mmext.models.yolo.assigner import BatchTALAssigner
@@ -19,7 +17,6 @@ from mmext.models.yolo.criterion import GroundTruth, SegmentCriterion
 from mmext.models.yolo.level_branches import LevelBranches, LevelOutputs, run_branches
 from mmext.models.yolo.one_to_one_assigner import OneToOneAssigner
 from mmext.models.yolo.outputs import SegmentOutputs, flatten_outputs
-from mmext.models.yolo.postprocess import TestSettings
 
 
 class OneToOne(nn.Module):
@@ -102,13 +99,3 @@ def last_levels(outputs: SegmentOutputs, num_levels: int) -> SegmentOutputs:
 def _take_levels(outputs: SegmentOutputs, levels: slice) -> SegmentOutputs:
     scores, dists, coeffs = (part[levels] for part in outputs[:3])
     return SegmentOutputs(scores, dists, coeffs, outputs.prototypes)
-
-
-def drop_nms(settings: TestSettings, test_cfg: dict | None) -> TestSettings:
-    """`settings` without `nms`; a warning where `test_cfg` asks for one."""
-    if (test_cfg or {}).get('nms') is not None:
-        MMLogger.get_current_instance().warning(
-            'Segment: test_cfg.nms has no effect with nms_free=True, where detections are the highest scores as they '
-            'are. Set nms=None.'
-        )
-    return replace(settings, nms=None)

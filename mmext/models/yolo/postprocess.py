@@ -3,11 +3,12 @@
 Shape letters: A priors over all levels, C classes, K prototypes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from mmcv.ops import batched_nms
+from mmengine.logging import MMLogger
 from torch import Tensor
 
 from mmext.models.yolo.assembly import (
@@ -75,6 +76,37 @@ class TestSettings:
                 f'test_cfg: got mask_box_expand={settings.mask_box_expand}, expected 0 or more.'
             )
         return settings
+
+
+def read_settings(test_cfg: dict | None, *, nms_free: bool) -> TestSettings:
+    """The settings of `Segment`; a warning of those without effect.
+
+    Args:
+        test_cfg: see `TestSettings.from_config`.
+        nms_free: whether nothing is suppressed, whatever `nms` says.
+    """
+    config = dict(test_cfg or {})
+    settings = TestSettings.from_config(config)
+    idle = {}
+    if nms_free:
+        settings = replace(settings, nms=None)
+        if config.get('nms') is not None:
+            idle['nms'] = (
+                'with nms_free=True, detections are the highest scores as they are; set nms=None'
+            )
+    if settings.nms is None and 'nms_pre' in config:
+        idle['nms_pre'] = 'without suppression, max_per_img alone counts'
+    warn_of_idle('Segment', idle)
+    return settings
+
+
+def warn_of_idle(head: str, idle: Mapping[str, str]) -> None:
+    """One warning of the settings of a head that do nothing: key -> why."""
+    if idle:
+        reasons = '; '.join(f'{key} ({why})' for key, why in idle.items())
+        MMLogger.get_current_instance().warning(
+            f'{head}: test_cfg has settings without effect: {reasons}. Remove or change them.'
+        )
 
 
 class Detections(NamedTuple):

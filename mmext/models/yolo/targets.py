@@ -79,13 +79,15 @@ def block_sums(masks: Tensor, stride: int) -> Tensor:
 
 
 def best_positives(image: Tensor, gt: Tensor, quality: Tensor, limit: int) -> Tensor:
-    """Which positives to keep so that no image has more than `limit`, but every ground truth at least one.
+    """Which positives to keep: the best of every ground truth, and of each image the best others up to `limit`.
+
+    An image with more ground truths than `limit` keeps one positive of each, so more than `limit`.
 
     Args:
         image: (N,) int64 image of each positive, ascending.
         gt: (N,) int64 ground truth of each positive, numbered through the batch.
         quality: (N,) soft target of each positive in [0, 1]; the highest stay.
-        limit: positives per image.
+        limit: positives per image, those of its ground truths included.
 
     Returns:
         (N,) bool.

@@ -1,0 +1,59 @@
+"""The deploy form of an encoder and a head: copies of both whose batch norms are part of the convolutions before them.
+
+See `mmext.models.common.folding` for what folding is and keeps.
+"""
+
+import copy
+
+from mmcv.cnn import fuse_conv_bn
+from torch import Tensor, nn
+
+
+class DeployedNetwork(nn.Module):
+    """Backbone, neck and head for inference only; no part of the state dict, and without parameters.
+
+    Args:
+        backbone: images (N, 3, H, W) to maps. All three are copied.
+        neck: maps to maps, or None.
+        head: maps to logits.
+    """
+
+    backbone: nn.Module
+    neck: nn.Module | None
+    head: nn.Module
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module | None, head: nn.Module) -> None:
+        super().__init__()
+        for name, part in (('backbone', backbone), ('neck', neck), ('head', head)):
+            setattr(
+                self, name, None if part is None else _frozen(fuse_conv_bn(copy.deepcopy(part)))
+            )
+        self.training = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, C, h, w)."""
+        features = self.backbone(inputs)
+        return self.head(features if self.neck is None else self.neck(features))
+
+    def train(self, mode: bool = True) -> 'DeployedNetwork':
+        """Stay in eval mode.
+
+        Raises:
+            ValueError: `mode` is True; the folded kernels would not follow the parameters.
+        """
+        if mode:
+            raise ValueError(
+                'got train() for a model in deploy form, expected eval() only: its folded kernels cannot be trained. '
+                'Build the model again and load the checkpoint, which is the same in both forms.'
+            )
+        return self
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    """The network with buffers instead of parameters, none of them in the state dict; they follow `to()`."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
+        module._non_persistent_buffers_set.update(module._buffers)
+    return network

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from mmext.apis.rows import CHUNK_PIXELS, RowUpsampler, row_chunks
 
 RADIUS = 1
-EPSILON = 1e-4
+# Of 1e-5 to 1e-2 the best on five portraits with hair whose true mattes were reduced to 512 pixels; smaller ones copy
+# noise. (There, plain bilinear enlargement has the smaller mean error; the filter has the sharper edges.)
+EPSILON = 1e-3
 # What resizing in float32 may add.
 ROUNDING = 1e-3
 

@@ -85,6 +85,10 @@ def load_alpha(dataset: Any, record: dict[str, Any]) -> NDArray[np.float32] | No
             return None
         if 'gt_alpha' in record:
             return record['gt_alpha']
+        # Test-time augmentation loads and packs in one step: a list of views, each with the same truth.
+        views = record.get('data_samples')
+        if isinstance(views, list) and views and 'gt_alpha' in views[0]:
+            return views[0].gt_alpha.data[0].numpy()
     return None
 
 

@@ -30,7 +30,7 @@ class MatteMetric(BaseMetric):
     `_k` counts thousands, `_x1e3` is a thousand times the mean, `_x1e2` a hundred times; all others lie in [0, 1].
 
     Args:
-        metrics: some of 'region', 'trimap', 'error', 'grad', 'grad_l1', 'conn', 'ssim', 'boundary', 'lpips', 'dtssd'.
+        measures: some of 'region', 'trimap', 'error', 'grad', 'grad_l1', 'conn', 'ssim', 'boundary', 'lpips', 'dtssd'.
             'region' and 'error' take a tenth of the time of all.
         threshold: see `MatteScorer`.
         trimap_radii: see `MatteScorer`.
@@ -47,7 +47,8 @@ class MatteMetric(BaseMetric):
 
     def __init__(
         self,
-        metrics: Sequence[str] = DEFAULT_METRICS,
+        # Not `metrics`: mmengine takes an evaluator with that key for a list of metrics.
+        measures: Sequence[str] = DEFAULT_METRICS,
         *,
         threshold: float = 0.5,
         trimap_radii: Sequence[int] = TRIMAP_RADII,
@@ -58,7 +59,7 @@ class MatteMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.scorer = MatteScorer(
-            metrics,
+            measures,
             threshold=threshold,
             trimap_radii=trimap_radii,
             unknown_radius=unknown_radius,

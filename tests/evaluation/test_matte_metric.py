@@ -46,7 +46,7 @@ def test_metric__gives_the_scores_of_the_arrays():
 
 
 def test_metric__is_registered_and_takes_plain_tensors():
-    metric = METRICS.build(dict(type='mmext.MatteMetric', metrics='region'))
+    metric = METRICS.build(dict(type='mmext.MatteMetric', measures='region'))
     alpha = torch.from_numpy(smooth(1))[None]
     metric.process(None, [dict(pred_alpha=alpha, gt_alpha=alpha)])
     assert metric.evaluate(1)['matte/IoU'] == 1
@@ -54,7 +54,7 @@ def test_metric__is_registered_and_takes_plain_tensors():
 
 def test_metric__half_precision_predictions_are_read():
     alpha = np.float32([[0, 0.5, 1]])
-    scores = evaluate([sample(alpha, alpha, dtype=torch.bfloat16)] * 2, metrics='error')
+    scores = evaluate([sample(alpha, alpha, dtype=torch.bfloat16)] * 2, measures='error')
     assert scores['matte/SAD_k'] == 0
 
 
@@ -62,7 +62,7 @@ def test_metric__two_classes_of_mmseg_count_as_an_alpha():
     logits = torch.randn(2, 6, 7, generator=torch.Generator().manual_seed(0))
     made = SegDataSample(metainfo=dict(img_path='a.png'))
     made.seg_logits, made.gt_alpha = PixelData(data=logits), plane(np.zeros((6, 7), np.float32))
-    scores = evaluate([made] * 2, metrics='error')
+    scores = evaluate([made] * 2, measures='error')
     assert scores['matte/MAD_x1e3'] == pytest.approx(1000 * logits.softmax(0)[1].mean().item())
 
 
@@ -70,18 +70,18 @@ def test_metric__frames_of_a_folder_are_a_clip():
     zero, half = np.zeros((4, 4), np.float32), np.full((4, 4), 0.5, np.float32)
     frames = [sample(own, zero, path=f'{p}.png') for own, p in ((zero, 'a/1'), (half, 'a/2'))]
     frames.append(sample(zero, zero, path='b/1.png'))
-    assert evaluate(frames, metrics='dtssd') == pytest.approx({'matte/dtSSD_x1e2': 50})
+    assert evaluate(frames, measures='dtssd') == pytest.approx({'matte/dtSSD_x1e2': 50})
 
 
 def test_metric__an_image_without_known_truth_is_left_out_and_named(capsys):
     nothing = np.zeros((26, 31), bool)
     samples = [sample(smooth(1), smooth(1)), sample(smooth(2), smooth(1), valid=nothing, path='b')]
-    assert evaluate(samples, metrics='region')['matte/IoU_per_image'] == 1
+    assert evaluate(samples, measures='region')['matte/IoU_per_image'] == 1
     assert 'b is not scored' in ''.join(capsys.readouterr())
 
 
 def test_metric__lpips_without_files_is_skipped_and_said_once(capsys):
-    scores = evaluate([sample(smooth(1), smooth(2))] * 2, metrics=['error', 'lpips'])
+    scores = evaluate([sample(smooth(1), smooth(2))] * 2, measures=['error', 'lpips'])
     assert 'matte/SAD_k' in scores and 'matte/LPIPS' not in scores
     assert ''.join(capsys.readouterr()).count('LPIPS is skipped') == 1
 

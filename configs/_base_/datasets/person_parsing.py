@@ -120,5 +120,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # The others take most of the time (connectivity, SSIM, outlines) and wait for the test.
-val_evaluator = dict(type='mmext.MatteMetric', metrics=('region', 'error'))
+val_evaluator = dict(type='mmext.MatteMetric', measures=('region', 'error'))
 test_evaluator = dict(type='mmext.MatteMetric')

@@ -2,6 +2,7 @@
 so that every test can `from tests.tiny import ...`, however pytest is started."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 
@@ -19,6 +20,14 @@ def pytest_collection_finish() -> None:
     """From here on garbage is looked for among the objects of the tests alone."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `data` need the folder that MMEXT_DATA names; where it is unset they are skipped."""
+    if 'MMEXT_DATA' not in os.environ:
+        for item in items:
+            if item.get_closest_marker('data'):
+                item.add_marker(pytest.mark.skip(reason='MMEXT_DATA is unset'))
 
 
 @pytest.fixture(autouse=True)

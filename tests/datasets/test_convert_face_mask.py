@@ -96,7 +96,6 @@ def test_categories_that_differ_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.data
-@pytest.mark.skipif('MMEXT_DATA' not in os.environ, reason='MMEXT_DATA is unset')
 def test_real_data__264_and_65_images_have_one_face(tmp_path):
     raw = Path(os.environ['MMEXT_DATA']) / 'face_mask'
     assert main(['face_mask', str(raw), str(tmp_path / 'out'), '--csv']) == 0

@@ -16,7 +16,6 @@ from mmext.tools.convert_dataset import main
 from tests.datasets.raw_data import convert, read_output, report, write_image, write_mask
 
 DATA = Path(os.environ.get('MMEXT_DATA', '')) / 'magnetic_tile'
-needs_data = pytest.mark.skipif('MMEXT_DATA' not in os.environ, reason='MMEXT_DATA is unset')
 
 
 def _photo(
@@ -205,7 +204,6 @@ def _same_tile(first: Path, second: Path) -> bool:
 
 
 @pytest.mark.data
-@needs_data
 def test_split__no_photographed_tile_is_in_two_splits(converted: Path) -> None:
     """By what the photos show, not by their names: a coarse search, and a closer look at what it finds."""
     paths: dict[str, list[Path]] = {'train': [], 'val': [], 'test': []}
@@ -222,7 +220,6 @@ def test_split__no_photographed_tile_is_in_two_splits(converted: Path) -> None:
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.parametrize('nums', SEEN_AGAIN, ids=str)
 def test_seen_again__photos_show_one_tile(nums: tuple[int, int]) -> None:
     first, second = (path for num in nums for path in DATA.glob(f'MT_*/Imgs/exp*_num_{num}.jpg'))
@@ -230,7 +227,6 @@ def test_seen_again__photos_show_one_tile(nums: tuple[int, int]) -> None:
 
 
 @pytest.mark.data
-@needs_data
 def test_read__real_data_in_numbers(converted: Path) -> None:
     images = read_output(converted)
     folders = Counter(image['file_name'].split('/')[0] for image in images.values())

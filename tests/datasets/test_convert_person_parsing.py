@@ -16,7 +16,6 @@ from tests.one_message import one_error
 
 DATA = Path(os.environ.get('MMEXT_DATA', '')) / 'person_parsing'
 VAL_OF_THE_FIRST_60 = '0000 0004 0010 0014 0021 0022 0027 0029 0035 0036 0042'.split()
-needs_data = pytest.mark.skipif('MMEXT_DATA' not in os.environ, reason='MMEXT_DATA is unset')
 
 
 def _labels(seed: int = 0) -> np.ndarray:
@@ -131,7 +130,6 @@ def test_read__nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.data
-@needs_data
 @pytest.mark.slow
 def test_read__real_data_in_numbers(tmp_path: Path) -> None:
     assert main(['person_parsing', str(DATA), str(tmp_path / 'out'), '--strict']) == 0

@@ -8,6 +8,8 @@ import copy
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 
+from mmext.models.common.folding import refuse_training
+
 
 class DeployedNetwork(nn.Module):
     """Backbone, neck and head for inference only; no part of the state dict, and without parameters.
@@ -41,11 +43,7 @@ class DeployedNetwork(nn.Module):
         Raises:
             ValueError: `mode` is True; the folded kernels would not follow the parameters.
         """
-        if mode:
-            raise ValueError(
-                'got train() for a model in deploy form, expected eval() only: its folded kernels cannot be trained. '
-                'Build the model again and load the checkpoint, which is the same in both forms.'
-            )
+        refuse_training(mode)
         return self
 
 

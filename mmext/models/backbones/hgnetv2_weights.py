@@ -10,10 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
-from mmext.models.backbones.pretrained import fill_backbone
+from mmext.models.backbones.pretrained import backbone_entries, fill_backbone
 from mmext.models.common.weight_files import read_weight_file
 
-_PREFIX = 'backbone.'
 _LAST_STAGE_OF_ATTO = re.compile(r'stages\.2\.blocks\.')
 
 
@@ -29,12 +28,6 @@ def load_pretrained(backbone: nn.Module, path: str | Path, *, is_atto: bool) -> 
         FileNotFoundError: The file does not exist.
         ValueError: It is damaged, or entries are missing, of another shape or not finite.
     """
-    tensors = read_weight_file(path).tensors
-    if any(name.startswith(_PREFIX) for name in tensors):
-        tensors = {
-            name.removeprefix(_PREFIX): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(_PREFIX)
-        }
+    tensors = backbone_entries(read_weight_file(path).tensors)
     may_differ = _LAST_STAGE_OF_ATTO if is_atto else None
     fill_backbone(backbone, tensors, str(path), may_differ=may_differ)

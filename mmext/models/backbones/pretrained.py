@@ -12,8 +12,20 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 _MAX_NAMES = 5
+_PREFIX = 'backbone.'
 # Counters of batch norm do nothing where the momentum is a number, and some files are without them.
 _COUNTER = '.num_batches_tracked'
+
+
+def backbone_entries(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Those of the backbone under its own names, where the file is of a whole model; else all as they are."""
+    if not any(name.startswith(_PREFIX) for name in tensors):
+        return tensors
+    return {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_PREFIX)
+    }
 
 
 def fill_backbone(

@@ -10,6 +10,7 @@ from mmseg.models.backbones import ResNet
 from torch import Tensor
 
 from mmext.models.backbones.pretrained import (
+    backbone_entries,
     fill_backbone,
     refuse_pretrained,
     warn_of_random_weights,
@@ -17,7 +18,6 @@ from mmext.models.backbones.pretrained import (
 from mmext.models.common.weight_files import read_weight_file
 from mmext.registry import MODELS
 
-_PREFIX = 'backbone.'
 # What classifies in the files of whole networks.
 _CLASSIFIERS = ('fc.', 'head.')
 NORM_CFG: dict[str, Any] = dict(type='BN')
@@ -132,12 +132,6 @@ class ResNetStem(ResNet):
                 f'checkpoint {path} of ResNetStem does not exist, expected {wanted}. Nothing is downloaded: get the file '
                 'and give its path, or set checkpoint=None to start from random weights, or from those of load_from.'
             )
-        tensors = read_weight_file(path).tensors
-        if any(name.startswith(_PREFIX) for name in tensors):
-            tensors = {
-                name.removeprefix(_PREFIX): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(_PREFIX)
-            }
+        tensors = backbone_entries(read_weight_file(path).tensors)
         tensors = {n: t for n, t in tensors.items() if not n.startswith(_CLASSIFIERS)}
         fill_backbone(self, tensors, path)

@@ -28,6 +28,19 @@ class Kernel(NamedTuple):
     bias: Tensor
 
 
+def refuse_training(mode: bool) -> None:
+    """For `train` of what is folded.
+
+    Raises:
+        ValueError: `mode` is True; the folded kernels would not follow the parameters.
+    """
+    if mode:
+        raise ValueError(
+            'got train() for a model in deploy form, expected eval() only: its folded kernels cannot be trained. '
+            'Build the model again and load the checkpoint, which is the same in both forms.'
+        )
+
+
 class FoldedLinear(nn.Module):
     """A linear layer with a kernel that was computed from parameters of others.
 
@@ -55,11 +68,7 @@ class FoldedLinear(nn.Module):
         Raises:
             ValueError: `mode` is True; the folded kernels would not follow the parameters.
         """
-        if mode:
-            raise ValueError(
-                'got train() for a model in deploy form, expected eval() only: its folded kernels cannot be trained. '
-                'Build the model again and load the checkpoint, which is the same in both forms.'
-            )
+        refuse_training(mode)
         return super().train(mode)
 
 

@@ -66,8 +66,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    # Within the first epoch (25 steps): later, the restarts would set the rate in the middle of the ramp.
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=25, by_epoch=False),
     # T0 10, doubled after each restart. They must add up to no less than max_epochs.
     dict(
         type='CosineRestartLR',
@@ -76,6 +74,9 @@ param_scheduler = [
         eta_min=1e-5,
         by_epoch=True,
     ),
+    # Behind the restarts, whose first step sets the rate and would undo the start of the ramp: its later steps
+    # multiply, and end at a hundred times the rate. Over with the first epoch (25 steps), before the rate is set again.
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=25, by_epoch=False),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 

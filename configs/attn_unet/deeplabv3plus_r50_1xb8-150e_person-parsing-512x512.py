@@ -90,7 +90,6 @@ optim_wrapper = dict(
     loss_scale='dynamic',
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, begin=0, end=25, by_epoch=False),
     dict(
         type='CosineRestartLR',
         periods=[10, 20, 40, 80],
@@ -98,6 +97,9 @@ param_scheduler = [
         eta_min=1e-6,
         by_epoch=True,
     ),
+    # Behind the restarts, whose first step sets the rate and would undo the start of the ramp: its later steps
+    # multiply, and end at a hundred times the rate. Over with the first epoch (25 steps), before the rate is set again.
+    dict(type='LinearLR', start_factor=0.01, begin=0, end=25, by_epoch=False),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 

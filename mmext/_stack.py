@@ -18,7 +18,7 @@ from typing import NamedTuple
 OVERRIDE = 'MMEXT_UNTESTED_STACK'
 # 2.6 is the first whose `safe_globals` takes named entries, which loading checkpoints safely needs.
 TORCH_MINIMUM = '2.6'
-OPENCV = 'opencv-python-headless<4.13'  # 4.13 breaks numpy < 2.3, which imaug pins
+OPENCV = 'opencv-python-headless<4.13'  # 4.13 breaks numpy < 2.3, which imgaug pins
 
 
 class Requirement(NamedTuple):

@@ -2,9 +2,10 @@
 so that every test can `from tests.tiny import ...`, however pytest is started."""
 
 import gc
+import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,11 +24,33 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `data` need the folder that MMEXT_DATA names; where it is unset they are skipped."""
+    """Tests marked `data` need the folder that MMEXT_DATA names; where it is unset they are skipped.
+
+    Trainings take minutes: their files come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith('test_training'))
     if 'MMEXT_DATA' not in os.environ:
         for item in items:
             if item.get_closest_marker('data'):
                 item.add_marker(pytest.mark.skip(reason='MMEXT_DATA is unset'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def yapf_format() -> Iterator[Callable]:
+    """mmengine has yapf lay out every config that it writes or logs: up to a second, several times a run. Here the
+    texts stay as they are before, which says the same; the fixture is yapf's own function."""
+    yapf_api = importlib.import_module('yapf.yapflib.yapf_api')
+    original = yapf_api.FormatCode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, False))
+        yield original
+
+
+@pytest.fixture(scope='module', autouse=True)
+def own_default_scope() -> Iterator[None]:
+    """A Runner sets mmengine's default scope for all that comes behind it; here that ends with the file."""
+    yield
+    if 'mmengine.registry' in sys.modules:
+        sys.modules['mmengine.registry'].DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

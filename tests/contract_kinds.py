@@ -74,6 +74,17 @@ class Instances:
             assert (first.masks != second.masks).float().mean() < 1e-3
 
 
+class MaskInstances(Instances):
+    """Instances whose boxes are drawn around their masks, and end at whole pixels."""
+
+    def check_enlarged(self, plain: DetDataSample, large: DetDataSample) -> None:
+        """The same masks at twice the size, but for the pixels on their edges."""
+        masks = plain.pred_instances.masks
+        doubled = masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+        assert (large.pred_instances.masks != doubled).float().mean() < 0.05
+        assert (large.pred_instances.labels == plain.pred_instances.labels).all()
+
+
 class Mattes:
     """Soft mattes: `gt_alpha` in, `pred_alpha` out."""
 
@@ -106,14 +117,49 @@ class Mattes:
         torch.testing.assert_close(one.pred_alpha.data, other.pred_alpha.data, atol=1e-5, rtol=0)
 
 
+class Semantics:
+    """A class for each pixel: `gt_sem_seg` in, `pred_sem_seg` and the logits out."""
+
+    def sample(self, height: int, width: int, num_objects: int) -> SegDataSample:
+        """Squares of the classes 1 and 2 in turn along the diagonal, on class 0, and a corner without truth."""
+        _, masks = square_masks(height, width, num_objects)
+        labels = np.zeros((1, height, width), dtype=np.int64)
+        for index, mask in enumerate(masks):
+            labels[0, mask > 0] = 1 + index % 2
+        labels[0, -4:, -4:] = 255
+        result = SegDataSample(metainfo=plain_meta(height, width))
+        result.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
+        return result
+
+    def check_result(self, sample: SegDataSample, size: Size) -> None:
+        """Logits of that size that differ from place to place, and the classes that go with them."""
+        logits: Tensor = sample.seg_logits.data
+        assert logits.shape == (3, *size) and torch.isfinite(logits).all()
+        assert logits.flatten(1).std(dim=1).min() > 0
+        assert (sample.pred_sem_seg.data[0] == logits.argmax(0)).all()
+
+    def check_enlarged(self, plain: SegDataSample, large: SegDataSample) -> None:
+        """The same logits at twice the size."""
+        logits = torch.nn.functional.interpolate(
+            plain.seg_logits.data[None], scale_factor=2, mode='bilinear'
+        )[0]
+        torch.testing.assert_close(large.seg_logits.data, logits)
+
+    def check_same(self, one: SegDataSample, other: SegDataSample) -> None:
+        """The same logits, but for rounding."""
+        torch.testing.assert_close(one.seg_logits.data, other.seg_logits.data, atol=1e-4, rtol=1e-4)
+
+
 KINDS = {
     # Which does not clip, as the published models do not.
     'mmext.DEIM': Instances(clips=False),
     'mmext.MatteEncoderDecoder': Mattes(),
     'mmext.SingleObjectLocalizer': Instances(max_objects=1),
+    'mmseg.EncoderDecoder': Semantics(),
+    'mmdet.Mask2Former': MaskInstances(),
 }
 
 
-def kind_of(config: dict) -> Instances | Mattes:
+def kind_of(config: dict) -> Instances | Mattes | Semantics:
     """The kind of a system, by the type of its model."""
     return KINDS.get(config['type'], Instances())

@@ -1,5 +1,7 @@
 """A small config of every system, for the promises that all of them keep (tests/test_contract.py)."""
 
+from mmengine.config import ConfigDict
+
 from mmext.models.yolo.variants import SCALES, scale_channels
 
 
@@ -229,6 +231,94 @@ def attn_unet_light() -> dict:
     return model
 
 
+def query_seg() -> dict:
+    """Mask2Former at three classes on a ResNet-18 of an eighth of its width. mmdet asks for a ConfigDict."""
+    dims = 16
+    attention = dict(embed_dims=dims, num_heads=2, dropout=0.0, batch_first=True)
+    ffn = dict(embed_dims=dims, feedforward_channels=32, num_fcs=2, ffn_drop=0.0)
+    encoder_layer = dict(self_attn_cfg=attention | dict(num_levels=3, num_points=2), ffn_cfg=ffn)
+    decoder_layer = dict(self_attn_cfg=attention, cross_attn_cfg=dict(attention), ffn_cfg=ffn)
+    position = dict(num_feats=dims // 2, normalize=True)
+    head = dict(
+        type='mmext.FastMask2FormerHead',
+        in_channels=[8, 16, 32, 64],
+        strides=[4, 8, 16, 32],
+        feat_channels=dims,
+        out_channels=dims,
+        num_things_classes=3,
+        num_stuff_classes=0,
+        num_queries=8,
+        pixel_decoder=dict(
+            type='mmdet.MSDeformAttnPixelDecoder',
+            norm_cfg=dict(type='GN', num_groups=4),
+            encoder=dict(num_layers=1, layer_cfg=encoder_layer),
+            positional_encoding=position,
+        ),
+        positional_encoding=position,
+        transformer_decoder=dict(num_layers=3, layer_cfg=decoder_layer, return_intermediate=True),
+        loss_cls=dict(type='mmdet.CrossEntropyLoss', class_weight=[1.0, 1.0, 1.0, 0.1]),
+        loss_mask=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True),
+        loss_dice=dict(type='mmdet.DiceLoss', naive_dice=True, eps=1.0),
+    )
+    costs = [
+        dict(type='mmdet.ClassificationCost', weight=2.0),
+        dict(type='mmdet.CrossEntropyLossCost', weight=5.0),
+        dict(type='mmdet.DiceCost', weight=5.0, pred_act=True, eps=1.0),
+    ]
+    return ConfigDict(
+        type='mmdet.Mask2Former',
+        data_preprocessor=dict(
+            type='mmdet.DetDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+            pad_mask=True,
+            pad_size_divisor=32,
+        ),
+        backbone=dict(type='mmdet.ResNet', depth=18, stem_channels=8, base_channels=8),
+        panoptic_head=head,
+        panoptic_fusion_head=dict(
+            type='mmext.QueryFusionHead', num_things_classes=3, num_stuff_classes=0
+        ),
+        train_cfg=dict(
+            num_points=64,
+            assigner=dict(type='mmdet.HungarianAssigner', match_costs=costs),
+            sampler=dict(type='mmdet.MaskPseudoSampler'),
+        ),
+        test_cfg=dict(panoptic_on=False, instance_on=True, max_per_image=3),
+    )
+
+
+def segformer() -> dict:
+    """SegFormer with one block for each stage, at a quarter of B0's width."""
+    return dict(
+        type='mmseg.EncoderDecoder',
+        data_preprocessor=dict(
+            type='mmseg.SegDataPreProcessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+            size_divisor=32,
+            test_cfg=dict(size_divisor=32),
+        ),
+        backbone=dict(
+            type='mmext.MixVisionTransformer',
+            embed_dims=8,
+            num_layers=(1, 1, 1, 1),
+            drop_path_rate=0.1,
+        ),
+        decode_head=dict(
+            type='mmext.SegformerMLPHead',
+            in_channels=(8, 16, 40, 64),
+            channels=16,
+            num_classes=3,
+            loss_decode=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
+        ),
+        # As a config file has it: mmseg reads it by attributes.
+        test_cfg=ConfigDict(mode='whole'),
+    )
+
+
 SYSTEMS = {
     'yolo-segment-v8': yolo_segment('v8'),
     'yolo-segment-v11': yolo_segment('v11'),
@@ -244,6 +334,8 @@ SYSTEMS = {
     'localizer-plain': localizer(dict(type='mmext.LocalizerHead', in_channels=16, bounded=True)),
     'attn-unet-r18': attn_unet_resnet(),
     'attn-unet-light': attn_unet_light(),
+    'segformer': segformer(),
+    'query-seg': query_seg(),
 }
 # Take seconds per promise.
-SLOW = {'deim-s'}
+SLOW = {'deim-s', 'query-seg'}

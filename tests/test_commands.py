@@ -37,10 +37,23 @@ def test_make__torch_comes_before_all_that_depends_on_it(torch):
 def test_make__test_leaves_out_what_is_slow_or_needs_data():
     fast = plan('test')[-1]
     assert ' -m pytest ' in fast and fast.endswith(' -m "not slow and not gpu and not data"')
-    assert plan('test-all')[-1].endswith('-m pytest -m "not gpu"')
+    every = plan('test-all')[-1]
+    assert ' -m pytest ' in every and every.endswith(' -m "not gpu"')
 
 
 def test_ci__runs_checks_and_all_tests_with_the_data():
     script = (ROOT / '.ci' / 'run').read_text()
     assert script.index('make check') < script.index('make test-all')
     assert 'MMEXT_DATA' in script
+    # So that it ends with the closing line of pytest.
+    assert script.endswith('\nmake test-all\n')
+
+
+def test_tools__each_of_the_package_has_its_thin_file():
+    modules = (ROOT / 'mmext' / 'tools').glob('*.py')
+    commands = {path.stem for path in modules if '\ndef main(' in path.read_text(encoding='utf-8')}
+    thin = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'tools').glob('*.py')}
+    assert thin.keys() == commands
+    for name, text in thin.items():
+        assert f'from mmext.tools.{name} import main\n' in text
+        assert text.endswith("if __name__ == '__main__':\n    sys.exit(main())\n")

@@ -4,6 +4,7 @@ The configs are found, not listed: a new file below configs/ is tested by being 
 """
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ def typed(value: object, key: str = '') -> Iterator[tuple[str, dict]]:
             yield from typed(child, key)
 
 
+@functools.cache  # A name that is unknown to a kind costs that kind a search for similar ones.
 def resolves(name: str, scope: str) -> bool:
     """Whether any kind of registry knows a name under a default scope."""
     importlib.import_module(f'{scope}.registry')
@@ -205,7 +207,10 @@ def test_config__builds_its_model(path, parsed):
 
 @every_config
 @pytest.mark.slow
-def test_config__dump_reads_back_the_same_and_rebuilds(path, parsed, tmp_path):
+def test_config__dump_reads_back_the_same_and_rebuilds(
+    path, parsed, tmp_path, yapf_format, monkeypatch
+):
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', yapf_format)
     cfg = parsed[path]
     cfg.dump(tmp_path / 'dumped.py')
     again = Config.fromfile(tmp_path / 'dumped.py')

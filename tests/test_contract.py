@@ -29,7 +29,18 @@ def config(name: str) -> dict:
 system = pytest.mark.parametrize('name', NAMES)
 
 
+BUILT: dict[str, nn.Module] = {}
+
+
 def build(config: dict) -> nn.Module:
+    """A model with weights from a formula, as a copy: building one takes longer than what is asked of it here."""
+    key = repr(config)
+    if key not in BUILT:
+        BUILT[key] = build_afresh(config)
+    return copy.deepcopy(BUILT[key])
+
+
+def build_afresh(config: dict) -> nn.Module:
     """A model with weights from a formula: no generator, the same on every machine."""
     model = MODELS.build(copy.deepcopy(config))
     with torch.no_grad():
@@ -50,7 +61,7 @@ def photo(height: int, width: int, phase: float = 0.0) -> torch.Tensor:
 
 
 def loss_of(
-    model: nn.Module, config: dict, objects: list[int], size: tuple[int, int] = (96, 128)
+    model: nn.Module, config: dict, objects: list[int], size: tuple[int, int] = (64, 96)
 ) -> torch.Tensor:
     data = dict(
         inputs=[photo(*size, phase=i) for i in range(len(objects))],
@@ -84,7 +95,7 @@ def test_loss__is_finite_and_reaches_every_parameter(config, objects):
 
 
 @system
-@pytest.mark.parametrize('size', [(33, 95), (64, 64), (97, 161)], ids=str)
+@pytest.mark.parametrize('size', [(33, 95), (97, 161)], ids=str)
 def test_odd_sizes__train_and_predict(config, size):
     model = build(config)
     assert torch.isfinite(loss_of(model.train(), config, [1, 2], size))
@@ -126,19 +137,18 @@ def test_state_dict__round_trip_into_a_fresh_model(config):
 
 
 @system
-def test_training__the_same_seed_gives_the_same_weights(config):
-    weights = []
+def test_training__the_same_seed_gives_the_same_weights_and_gradients(config):
+    runs = []
     for _ in range(2):
         torch.manual_seed(0)
         model = MODELS.build(copy.deepcopy(config)).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-        for _ in range(2):
-            optimizer.zero_grad()
-            loss_of(model, config, [1, 3], (64, 64)).backward()
-            optimizer.step()
-        weights.append(model.state_dict())
-    for name, tensor in weights[0].items():
-        assert torch.equal(tensor, weights[1][name]), name
+        loss_of(model, config, [1, 3], (64, 64)).backward()
+        found = model.state_dict()
+        found |= {f'{n}.grad': p.grad for n, p in model.named_parameters() if p.grad is not None}
+        runs.append(found)
+    assert runs[0].keys() == runs[1].keys() > model.state_dict().keys()
+    for name, tensor in runs[0].items():
+        assert torch.equal(tensor, runs[1][name]), name
 
 
 @system

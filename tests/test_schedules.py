@@ -17,6 +17,7 @@ CONFIGS = sorted(
     if path.parent.name != '_base_'
 )
 STEPS = 30  # of an epoch: more than the ramps that end within the first one have
+MAX_STEPS = 3000  # of runs that count no epochs: twice their ramp
 
 
 def build(settings: dict, optimizer: OptimWrapper) -> _ParamScheduler:
@@ -37,7 +38,8 @@ def rates(cfg: Config) -> list[float]:
     found = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         schedulers = [build(settings, optimizer) for settings in cfg.param_scheduler]
-        for _ in range(min(cfg.train_cfg.max_epochs, 200)):
+        length = cfg.train_cfg.get('max_epochs') or MAX_STEPS // STEPS
+        for _ in range(min(length, 200)):
             for _ in range(STEPS):
                 found.append(optimizer.param_groups[0]['lr'])
                 [scheduler.step() for scheduler in schedulers if not scheduler.by_epoch]

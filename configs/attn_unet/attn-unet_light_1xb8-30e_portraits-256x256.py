@@ -3,7 +3,7 @@
 Data: `tools/make_synthetic.py data/portraits --preset portraits`.
 
     python tools/train.py configs/attn_unet/attn-unet_light_1xb8-30e_portraits-256x256.py
-    python tools/test.py configs/attn_unet/attn-unet_light_1xb8-30e_portraits-256x256.py work_dirs/attn-unet_light_1xb8-30e_portraits-256x256/epoch_30.pth
+    python tools/test.py configs/attn_unet/attn-unet_light_1xb8-30e_portraits-256x256.py work_dirs/attn-unet_light_1xb8-30e_portraits-256x256/best_matte_IoU_epoch_*.pth
 
 The model is that of attn-unet_light_1xb8-150e_person-parsing-256x256.py, which see.
 """
@@ -79,6 +79,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 custom_hooks = [
     dict(type='mmext.PreflightHook'),
+    dict(type='mmext.FiniteLossHook'),
     dict(type='mmext.ChannelsLastHook'),
     # A horizon of 500 steps.
     dict(
@@ -99,36 +100,5 @@ default_hooks = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(_delete_=True, type='mmext.MatteVisualizer', vis_backends=vis_backends)
 
-# For `tools/test.py --tta`: the photo as it is and mirrored, each at two sizes.
+# For `tools/test.py --tta`; the views are those of `tta_pipeline`.
 tta_model = dict(type='mmext.MatteTTAModel')
-tta_pipeline = [
-    dict(type='mmext.LoadImage'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='mmext.AlphaResize', scale=(256, 256), keep_ratio=True),
-                dict(type='mmext.AlphaResize', scale=(320, 320), keep_ratio=True),
-            ],
-            [
-                dict(type='mmext.AlphaFlip', prob=0.0),
-                dict(type='mmext.AlphaFlip', prob=1.0, direction='horizontal'),
-            ],
-            # Behind the mirror: predictions are turned back.
-            [dict(type='mmext.LoadAlpha')],
-            [
-                dict(
-                    type='mmext.PackMatteInputs',
-                    meta_keys=(
-                        'img_path',
-                        'ori_shape',
-                        'img_shape',
-                        'scale_factor',
-                        'flip',
-                        'flip_direction',
-                    ),
-                )
-            ],
-        ],
-    ),
-]

@@ -4,7 +4,7 @@ Data: `tools/convert_dataset.py person_parsing RAW data/person_parsing` (200 tra
 torchvision's resnet50-0676ba61.pth, which nothing downloads; give its path as `model.backbone.checkpoint`.
 
     python tools/train.py configs/attn_unet/attn-unet_r50_1xb8-150e_person-parsing-512x512.py
-    python tools/test.py configs/attn_unet/attn-unet_r50_1xb8-150e_person-parsing-512x512.py work_dirs/attn-unet_r50_1xb8-150e_person-parsing-512x512/epoch_150.pth
+    python tools/test.py configs/attn_unet/attn-unet_r50_1xb8-150e_person-parsing-512x512.py work_dirs/attn-unet_r50_1xb8-150e_person-parsing-512x512/best_matte_IoU_epoch_*.pth
 
 33.28 M parameters. On a GPU with little memory: `model.backbone.with_cp=True` computes activations twice. With fewer than
 four photos on a GPU: `norm_cfg=dict(type='SyncBN')` on several GPUs, `dict(type='GN', num_groups=32)` in the head on one.
@@ -84,6 +84,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 custom_hooks = [
     dict(type='mmext.PreflightHook'),
+    dict(type='mmext.FiniteLossHook'),
     dict(type='mmext.ChannelsLastHook'),
     # A horizon of 20 epochs.
     dict(
@@ -106,36 +107,6 @@ default_hooks = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(_delete_=True, type='mmext.MatteVisualizer', vis_backends=vis_backends)
 
-# For `tools/test.py --tta`: the photo as it is and mirrored, each at two sizes.
+# For `tools/test.py --tta`; the views are those of `tta_pipeline`.
 tta_model = dict(type='mmext.MatteTTAModel')
-tta_pipeline = [
-    dict(type='mmext.LoadImage'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='mmext.AlphaResize', scale=(512, 512), keep_ratio=True),
-                dict(type='mmext.AlphaResize', scale=(640, 640), keep_ratio=True),
-            ],
-            [
-                dict(type='mmext.AlphaFlip', prob=0.0),
-                dict(type='mmext.AlphaFlip', prob=1.0, direction='horizontal'),
-            ],
-            # Behind the mirror: predictions are turned back.
-            [dict(type='mmext.LoadAlpha')],
-            [
-                dict(
-                    type='mmext.PackMatteInputs',
-                    meta_keys=(
-                        'img_path',
-                        'ori_shape',
-                        'img_shape',
-                        'scale_factor',
-                        'flip',
-                        'flip_direction',
-                    ),
-                )
-            ],
-        ],
-    ),
-]
+tta_pipeline = _base_.tta_pipeline_512

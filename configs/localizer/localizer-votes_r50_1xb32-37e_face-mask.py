@@ -5,9 +5,7 @@ Weights: those of torchvision's ResNet-50, by path; without them it starts from 
 
     python tools/train.py configs/localizer/localizer-votes_r50_1xb32-37e_face-mask.py --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=resnet50.pth
 
-The other backbones of mmdet take its place alike: `MobileNetV2(out_indices=(2, 4, 7))` with in_channels=[32, 96, 1280],
-`SSDVGG(depth=16, ceil_mode=True, out_indices=(3, 4), out_feature_indices=(22, 34))` with [512, 1024] (VGG-16); with
-`neck=dict(type='FPN', in_channels=[512, 1024, 2048], out_channels=256, num_outs=3)`, in_channels=[256, 256, 256].
+README.md has the other backbones that can take its place, and their weights.
 """
 
 _base_ = ['../_base_/datasets/face_mask.py', '../_base_/runtime/default.py']

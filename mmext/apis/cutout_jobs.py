@@ -106,7 +106,7 @@ def run_jobs(
     workers: int = 2,
     level: int = PNG_LEVEL,
 ) -> Iterator[Outcome]:
-    """Do all jobs; a photo that cannot be read, or whose products cannot be written, does not stop the others.
+    """Do all jobs; a photo that cannot be read or cut out, or whose products cannot be written, does not stop the others.
 
     In memory are at most `batch_size + workers` photos that wait and `workers + 1` cut-outs that are written.
 
@@ -183,13 +183,14 @@ def _write_products(
     level: int,
 ) -> Outcome:
     """The part that follows the network, in a thread of its own."""
-    cutout = remover.finish(item.photo, matte, path=item.job.source, decode=item.seconds)
-    start = remover.clock()
     try:
+        cutout = remover.finish(item.photo, matte, path=item.job.source, decode=item.seconds)
+        start = remover.clock()
         for product in products:
             target = item.job.targets[product.name]
             write_png(target, product.render(cutout), cutout.profile, level)
-    except OSError as error:
+    # ValueError: an alpha that is none, such as of a network whose float16 has overflowed on this photo.
+    except (ValueError, OSError) as error:
         return Outcome(item.job, error=error)
     seconds = cutout.seconds._replace(encode=remover.clock() - start)
     height, width = cutout.alpha.shape

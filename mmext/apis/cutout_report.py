@@ -31,13 +31,17 @@ def time_table(seconds: Sequence[PartSeconds], unit: str) -> str:
 
 
 def folder_report(
-    outcomes: Sequence[Outcome], skipped: Sequence[str], settings: dict[str, object]
+    outcomes: Sequence[Outcome],
+    settings: dict[str, object],
+    *,
+    skipped: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> dict[str, object]:
     """The report on a folder.
 
     Returns:
-        `settings`; `num_done`; `skipped`, the photos whose products were there; `failures`, a list of `input` and
-        `error`; `seconds`, see `time_summary`; `photos`, a list of `input`, `outputs` by product, `height`, `width` and
+        `settings`; `num_done`; `skipped`, the photos whose products were there; `left_out`, files that are no images by
+        their ending; `failures`, a list of `input` and `error`; `seconds`, see `time_summary`; `photos`, a list of `input`, `outputs` by product, `height`, `width` and
         `seconds` by part.
     """
     done = [outcome for outcome in outcomes if outcome.error is None]
@@ -64,6 +68,7 @@ def folder_report(
         settings=settings,
         num_done=len(done),
         skipped=list(skipped),
+        left_out=list(left_out),
         failures=failures,
         seconds=time_summary(times),
         photos=photos,

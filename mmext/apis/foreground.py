@@ -4,7 +4,9 @@ A photo is I = alpha * F + (1 - alpha) * B. Cutting it out with its own colours 
 well-known halo; F must be estimated. Alpha is never touched.
 """
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import cv2
 import numpy as np
@@ -23,6 +25,8 @@ MARGIN = 64
 MULTILEVEL_PIXELS = 4 * 2**20
 
 Box = tuple[slice, slice]
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def estimate_foreground(
@@ -204,5 +208,21 @@ def _multilevel_colors(
         raise ImportError(
             "foreground 'ml' needs pymatting: pip install 'mmext[app]', or choose 'blur'"
         ) from error
-    found = estimate_foreground_ml(image / np.float32(255), alpha, return_background=True)
+    with _turn():
+        found = estimate_foreground_ml(image / np.float32(255), alpha, return_background=True)
     return found[0] * 255, found[1] * 255
+
+
+def _turn() -> AbstractContextManager:
+    """A turn at pymatting for this thread.
+
+    Its numba runs on OpenMP or TBB; where neither is there (wheels for macOS), on threads of its own, and ends the process
+    when two threads of Python come at once. Which it is, is known once it has run.
+    """
+    import numba
+
+    try:
+        is_safe = numba.threading_layer() != 'workqueue'
+    except ValueError:
+        is_safe = False
+    return nullcontext() if is_safe else _ONE_AT_A_TIME

@@ -26,6 +26,12 @@ def find_images(inputs: Iterable[str | Path] | str | Path) -> list[Path]:
     return list(found.values())
 
 
+def other_files(folder: Path) -> list[Path]:
+    """Files below a folder that `find_images` passes over for their ending, sorted; hidden ones are not counted."""
+    others = (path for path in folder.rglob('*') if path.is_file() and not _is_image(path))
+    return sorted(path for path in others if not path.name.startswith('.'))
+
+
 def relative_names(paths: Iterable[Path]) -> list[str]:
     """Names below the deepest folder that holds all files, with `/`: no two files have the same.
 

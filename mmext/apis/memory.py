@@ -19,8 +19,14 @@ import torch
 
 Result = TypeVar('Result')
 
-# glibc reads them when a process starts. Without them blocks of up to 32 MB stay in the heap once freed.
-ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+ENVIRONMENT = {
+    # glibc reads them when a process starts. Without them blocks of up to 32 MB stay in the heap once freed.
+    'MALLOC_MMAP_THRESHOLD_': '65536',
+    'MALLOC_TRIM_THRESHOLD_': '65536',
+    # With its OpenMP, numba (of pymatting) ends every process that is forked once it has run.
+    'NUMBA_THREADING_LAYER': 'workqueue',
+    'NUMBA_NUM_THREADS': '1',
+}
 
 
 def resident_peak() -> int:
@@ -78,8 +84,8 @@ def in_fresh_process(function: Callable[..., Result], *args: object) -> Result:
         function: of a module, so that the new process can import it.
         args: that can be pickled.
     """
-    before = {name: os.environ.get(name) for name in ALLOCATOR}
-    os.environ.update(ALLOCATOR)
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
     try:
         context = multiprocessing.get_context('spawn')
         with ProcessPoolExecutor(1, mp_context=context, initializer=_use_one_thread) as pool:

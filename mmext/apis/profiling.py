@@ -50,7 +50,7 @@ class Workload:
 
     Args:
         model: a detector whose network ends before its post-processing begins, in eval mode: with a `bbox_head`, as
-            mmdet's single-stage detectors, or with `predict_by_outputs`, as DEIM. Its parameters are frozen.
+            mmdet's single-stage detectors, or with `predict_by_outputs`, as DEIM and the localizer. Its parameters are frozen.
         photo: (height, width, 3) uint8.
         input_size: side of the square network input in pixels.
         num_detections: objects that `post` is to find, planted into the outputs of a YOLO head. None leaves the outputs
@@ -155,7 +155,7 @@ def _post_processing(model: nn.Module) -> tuple[nn.Module, str]:
             return owner, method
     raise ValueError(
         f'got a model of type {type(model).__name__}, expected a single-stage detector with a bbox_head that has '
-        'predict_by_feat, or a detector that has predict_by_outputs, as DEIM.'
+        'predict_by_feat, or a detector that has predict_by_outputs, as DEIM and the localizer.'
     )
 
 

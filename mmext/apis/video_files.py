@@ -87,10 +87,14 @@ class SequenceWriter:
         reader: the source.
 
     Raises:
-        ValueError: the folder has PNG files: frames of two videos would be mixed.
+        ValueError: it is a file, or has PNG files: frames of two videos would be mixed.
     """
 
     def __init__(self, folder: Path, reader: VideoReader) -> None:
+        if folder.is_file():
+            raise ValueError(
+                f'{folder} is a file; expected a folder for PNG files, or a name ending in {", ".join(ENCODINGS)}'
+            )
         if next(folder.glob('*.png'), None) is not None:
             raise ValueError(f'{folder} has PNG files already; choose an empty folder')
         self.folder = folder

@@ -11,6 +11,7 @@ from PIL import Image
 from mmext.datasets.image_files import DAMAGED
 from mmext.datasets.localization_csv import LabelledImage, find_image, read_rows
 from mmext.datasets.report import Report
+from mmext.datasets.transforms.loading import LoadImage
 
 BOX_MEASURES = ('width', 'height', 'area', 'centre x', 'centre y', 'width / height')
 
@@ -91,12 +92,22 @@ def explore(path: Path, folder: Path, classes: Sequence[str] | None = None) -> E
     return result
 
 
+def load_photo(image: LabelledImage) -> np.ndarray:
+    """The image as a network sees it, whatever its channels and depth: upright, (H, W, 3) uint8 BGR.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    place = dict(img_path=str(image.path), height=image.height, width=image.width)
+    return LoadImage().transform(place)['img']
+
+
 def _measure(image: LabelledImage, report: Report) -> tuple[str, np.ndarray] | None:
     """Channels of a file, and (3, 3): pixels, sums and sums of squares of R, G, B; None for a damaged file."""
     try:
         with Image.open(image.path) as file:
             mode = f'{len(file.getbands())} ({file.mode})'
-            pixels = np.asarray(file.convert('RGB'), dtype=np.float64).reshape(-1, 3)
+        pixels = load_photo(image)[..., ::-1].reshape(-1, 3).astype(np.float64)
     except DAMAGED as error:
         report.problem('image that cannot be read', image.row.where, f'{image.path}: {error}')
         return None

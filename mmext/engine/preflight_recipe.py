@@ -5,6 +5,7 @@ the second stage. `--cfg-options train_cfg.max_epochs=50` moves none of them.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ def schedule_ends(cfg: Mapping[str, Any], length: Length) -> Iterator[Setting]:
         warmup = scheduler.get('warmup')
         if isinstance(warmup, int) and 0 < length.iterations <= warmup:
             yield Setting(f'{path}.warmup', warmup, f'training has {length.iterations} iterations')
-        end = scheduler.get('end')
+        name, end = _stated_end(scheduler, total)
         if not total or not isinstance(end, int | float):
             covers_all = True
         elif _is_warmup(scheduler):
@@ -122,7 +123,9 @@ def schedule_ends(cfg: Mapping[str, Any], length: Length) -> Iterator[Setting]:
                 )
         elif last is None or end / total > last[0]:
             fault = _fault_of_end(end, total, unit)
-            last = end / total, Setting(f'{path}.end', end, fault)
+            if fault and name == 'periods':
+                fault = f'they end at {unit} {end}: {fault}'
+            last = end / total, Setting(f'{path}.{name}', scheduler[name], fault)
     if last is not None and not covers_all:
         yield last[1]
 
@@ -180,6 +183,16 @@ def _schedulers(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     for path, value in walk_settings({'param_scheduler': cfg.get('param_scheduler')}):
         if isinstance(value, Mapping) and 'type' in value:
             yield path, value
+
+
+def _stated_end(scheduler: Mapping[str, Any], total: int | None) -> tuple[str, Any]:
+    """The setting that says where a scheduler ends, and the end. Restarts may end with any of their periods."""
+    periods = scheduler.get('periods')
+    if not periods or 'end' in scheduler:
+        return 'end', scheduler.get('end')
+    ends = list(accumulate(periods, initial=scheduler.get('begin', 0)))[1:]
+    # Where none fits, the first that the training does not reach, or the last.
+    return 'periods', next((end for end in ends if total is None or end >= total), ends[-1])
 
 
 def _is_warmup(scheduler: Mapping[str, Any]) -> bool:

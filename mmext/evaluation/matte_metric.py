@@ -19,6 +19,7 @@ from mmext.evaluation.matte_scores import (
     ImageScores,
     MatteScorer,
 )
+from mmext.evaluation.matte_table import check_table_name, write_score_table
 from mmext.registry import METRICS
 
 
@@ -36,11 +37,12 @@ class MatteMetric(BaseMetric):
         trimap_radii: see `MatteScorer`.
         unknown_radius: see `MatteScorer`.
         lpips_files: see `MatteScorer`.
+        table: CSV file for the scores of every image, the worst first, written anew by every evaluation; None for none.
         collect_device: 'cpu' or 'gpu', see mmengine's BaseMetric.
         prefix: see mmengine's BaseMetric; None is 'matte'.
 
     Raises:
-        ValueError: see `MatteScorer`.
+        ValueError: see `MatteScorer`; or a name of the table that does not end in .csv.
     """
 
     default_prefix = 'matte'
@@ -54,10 +56,13 @@ class MatteMetric(BaseMetric):
         trimap_radii: Sequence[int] = TRIMAP_RADII,
         unknown_radius: int = 10,
         lpips_files: dict[str, str] | None = None,
+        table: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        check_table_name(table)
+        self.table = table
         self.scorer = MatteScorer(
             measures,
             threshold=threshold,
@@ -88,6 +93,10 @@ class MatteMetric(BaseMetric):
 
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
         """See the class."""
+        # The first frame of the next evaluation does not follow the last one of this.
+        self.scorer.forget_frame()
+        if self.table is not None:
+            write_score_table(self.table, [(own.name, self.scorer.row(own)) for own in results])
         return self.scorer.summarise(results)
 
     def _score(self, sample: dict) -> ImageScores | None:

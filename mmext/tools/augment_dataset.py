@@ -23,6 +23,7 @@ from mmext.datasets.localization_csv import Box, LabelledImage, find_image, read
 from mmext.datasets.report import Report
 from mmext.registry import TRANSFORMS
 from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.single_objects import accept_rows, add_skip_bad_argument
 
 # The mission's.
 DEFAULT_PIPELINE = [
@@ -54,6 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='FILE',
         help='config with `pipeline`, a list of transforms (default: flip, brightness, blur, colour, affine)',
     )
+    add_skip_bad_argument(parser)
     add_traceback_argument(parser)
     return parser.parse_args(argv)
 
@@ -69,7 +71,7 @@ def augment(args: argparse.Namespace) -> None:
     target = args.out / 'images'
     if target.resolve() == args.images.resolve() or args.csv.resolve().parent == args.out.resolve():
         raise ValueError(f'{args.out} holds the originals; give another folder to write to')
-    images = _read(args.csv, args.images)
+    images = _read(args.csv, args.images, skip_bad=args.skip_bad)
     steps = _build(args.pipeline)
     taken = {image.row.filename for image in images}
     np.random.seed(args.seed)
@@ -90,14 +92,18 @@ def augment(args: argparse.Namespace) -> None:
     )
 
 
-def _read(path: Path, folder: Path) -> list[LabelledImage]:
+def _read(path: Path, folder: Path, *, skip_bad: bool) -> list[LabelledImage]:
     report = Report()
     rows, num_rows = read_rows(path, report)
+    for row in rows:
+        # Copies would be written beside the originals, or over them.
+        if Path(row.filename).is_absolute() or '..' in Path(row.filename).parts:
+            raise ValueError(
+                f'{row.where}: got the filename {row.filename}, expected a path below --images. Name another folder as '
+                '--images, and the files from there.'
+            )
     images = [find_image(row, folder, report) for row in rows]
-    if report.num_problems:
-        raise ValueError(
-            f'{path}: {report.num_problems} of {num_rows} rows are bad\n{report.text()}'
-        )
+    accept_rows(path, report, num_rows, skip_bad=skip_bad)
     labelled = [image for image in images if image is not None and image.box is not None]
     if not labelled:
         raise ValueError(f'{path} has no boxes. Expected a CSV with labels.')

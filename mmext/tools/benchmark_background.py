@@ -10,6 +10,8 @@ their own, beyond the model and what Python has loaded, from the file to the fil
 """
 
 import argparse
+import importlib
+import importlib.util
 import sys
 import tempfile
 import time
@@ -133,10 +135,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--memory', nargs='*', choices=list(SIZES), default=[], help='sizes')
     parser.add_argument('--fg', nargs='+', choices=list(METHODS), default=['blur'])
     parser.add_argument('--tta', action='store_true', help='mean with the mirrored image')
-    parser.add_argument('--threads', type=int, default=1, help='of the network and OpenCV (1)')
+    parser.add_argument(
+        '--threads', type=int, default=1, help='of the network, OpenCV and pymatting (1)'
+    )
     parser.add_argument('--repeat', type=int, default=20, help='cut-outs that are timed (20)')
     parser.add_argument('--warmup', type=int, default=3, help='cut-outs before them (3)')
-    parser.add_argument('--png-level', type=int, choices=range(10), default=PNG_LEVEL)
+    parser.add_argument(
+        '--png-level', type=int, choices=range(10), default=PNG_LEVEL, metavar='0..9',
+        help=f'compression ({PNG_LEVEL})',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, metavar='FILE.md', help='write the tables here too')
     add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -154,8 +161,7 @@ def benchmark(args: argparse.Namespace) -> None:
     checkpoint = None if args.checkpoint == 'none' else args.checkpoint
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
+    limit_threads(args.threads, args.fg)
     subjects = [Subject(args.config, checkpoint, method, args.tta) for method in args.fg]
     with tempfile.TemporaryDirectory() as folder:
         tables = [times_table(subjects, args, Path(folder))]
@@ -166,6 +172,15 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(f'{text}\n', encoding='utf-8')
+
+
+def limit_threads(count: int, methods: Sequence[str]) -> None:
+    """Sets the threads of the network, of OpenCV and, if 'ml' is measured, of pymatting."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    if 'ml' in methods and importlib.util.find_spec('numba'):
+        numba = importlib.import_module('numba')
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 
 def times_table(subjects: Sequence[Subject], args: argparse.Namespace, folder: Path) -> str:

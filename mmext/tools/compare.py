@@ -2,6 +2,7 @@
 
     python tools/compare.py configs/yolo/segment_v8n_8xb16-500e_coco.py configs/yolo/segment_v11n_8xb16-600e_coco.py
     python tools/compare.py A.py B.py --results A1.json,A2.json B1.json,B2.json --out comparison.md
+    python tools/compare.py configs/localizer/*.py --size 256 --photo-size 640x640 --threads 2
 
 All configs are timed in turn, stage by stage; on a busy machine compare the processor times. The photo is an artificial one; `--num-detections` objects of 16 to 256
 pixels of the network input are planted into the outputs of YOLO heads, so that no training is needed (other heads

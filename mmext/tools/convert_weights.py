@@ -11,13 +11,11 @@ project has them; an older DST is replaced.
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmext.models.common.weight_files import read_weight_file
 from mmext.models.deim import weights as deim_weights
@@ -25,37 +23,9 @@ from mmext.models.deim.parts import Detected
 from mmext.models.yolo.variants import Variant
 from mmext.models.yolo.weights import convert_state_dict, read_published
 from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.conversion import Converted, Exported, count_lines, shortened
+from mmext.tools.convert_segformer import SEGFORMER_SOURCES, SEGFORMER_TARGETS
 from mmext.version import __version__
-
-
-class Converted(NamedTuple):
-    """What a source makes of a file.
-
-    Attributes:
-        state_dict: Tensors under the names of mmext's model.
-        meta: Facts for the checkpoint: strings, numbers and containers of them only.
-        config: Python text of the config that fits; `{checkpoint}` stands for the literal of DST's
-            file name.
-        report: Lines for the user.
-    """
-
-    state_dict: dict[str, Tensor]
-    meta: dict[str, Any]
-    config: str
-    report: list[str]
-
-
-class Exported(NamedTuple):
-    """A checkpoint in the form of another project.
-
-    Attributes:
-        content: What the file holds.
-        report: Lines for the user.
-    """
-
-    content: dict[str, Any]
-    report: list[str]
-
 
 # Epochs in the names of the shipped configs, which are the published schedules.
 _SEGMENT_EPOCHS = {'v8': 500, 'v11': 600}
@@ -92,7 +62,7 @@ def convert_ultralytics(path: Path) -> Converted:
     meta: dict[str, Any] = variant._asdict()
     report = [
         f'{title(variant)}, {variant.num_classes} classes, {variant.num_prototypes} prototypes',
-        *_count_lines(conversion.mapped.values()),
+        *count_lines(conversion.mapped.values()),
         f'not needed: {", ".join(conversion.ignored) or "nothing"}',
     ]
     if len(published.class_names) == variant.num_classes:
@@ -115,9 +85,9 @@ def convert_deim(path: Path) -> Converted:
     report = [
         f'{detected.title}, {detected.num_classes} classes, names of {conversion.naming} weights',
         f'taken from: {place or "the whole file"}',
-        *_count_lines(state_dict),
-        f'filled in: {_shortened(refilled)}',
-        f'not needed: {_shortened(conversion.ignored)}',
+        *count_lines(state_dict),
+        f'filled in: {shortened(refilled)}',
+        f'not needed: {shortened(conversion.ignored)}',
     ]
     meta = dict(size=detected.name, num_classes=detected.num_classes)
     return Converted(state_dict, meta, deim_config(detected), report)
@@ -142,9 +112,10 @@ def export_deim(path: Path) -> Exported:
 SOURCES: dict[str, Callable[[Path], Converted]] = {
     'ultralytics': convert_ultralytics,
     'deim': convert_deim,
+    **SEGFORMER_SOURCES,
 }
 # The same for the way back.
-TARGETS: dict[str, Callable[[Path], Exported]] = {'deim': export_deim}
+TARGETS: dict[str, Callable[[Path], Exported]] = {'deim': export_deim, **SEGFORMER_TARGETS}
 
 
 def title(variant: Variant) -> str:
@@ -216,17 +187,6 @@ def export(target: str, src: Path, dst: Path) -> list[str]:
     dst.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, dst)
     return [f'{src}: {report[0]}', *(f'  {line}' for line in report[1:]), f'written: {dst}']
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """The first names."""
-    return f'{", ".join(names[:4])}{f" and {len(names) - 4} more" * (len(names) > 4)}' or 'nothing'
-
-
-def _count_lines(names: Iterable[str]) -> list[str]:
-    """Number of tensors of each part of the model."""
-    counts = Counter(name.partition('.')[0] for name in names)
-    return [f'{part}: {count} tensors' for part, count in counts.items()]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

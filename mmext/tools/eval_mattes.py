@@ -33,6 +33,7 @@ from mmext.evaluation.matte_scores import (
     ImageScores,
     MatteScorer,
 )
+from mmext.evaluation.matte_table import check_table_name, write_score_table
 from mmext.tools.command import add_traceback_argument, run_command
 
 # Columns of the table of images; the file of --out has all.
@@ -81,6 +82,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--lpips-files', nargs=2, metavar=('ALEXNET.pth', 'LINEAR.pth'), help='weights, for lpips'
     )
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='write all numbers here')
+    parser.add_argument(
+        '--table', type=Path, metavar='FILE.csv', help='write a line an image here, the worst first'
+    )
     add_list_argument(parser)
     add_traceback_argument(parser)
     return parser.parse_args(argv)
@@ -104,7 +108,9 @@ def listed_names(path: Path | None) -> set[str] | None:
     """
     if path is None:
         return None
-    lines = [line.partition('\t')[0].strip() for line in path.read_text('utf-8').splitlines()]
+    # As MatteDataset reads it: some editors begin a file with a byte order mark.
+    text = path.read_text('utf-8-sig')
+    lines = [line.partition('\t')[0].strip() for line in text.splitlines()]
     names = {Path(own).with_suffix('').as_posix() for own in lines if own and own[0] != '#'}
     if not names:
         raise ValueError(f'{path} names no image; expected one a line')
@@ -268,6 +274,7 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError('dtssd compares frames of videos: give --clips, with a folder a video')
     if 'lpips' in metrics and args.lpips_files and not args.images:
         raise ValueError('lpips needs the photos: give their folder as --images')
+    check_table_name(args.table)
     files = dict(zip(('backbone', 'linear'), args.lpips_files or (), strict=False))
     scorer = MatteScorer(
         metrics, threshold=args.threshold, trimap_radii=args.radii, lpips_files=files or None
@@ -283,6 +290,8 @@ def evaluate(args: argparse.Namespace) -> int:
         print(table(rows))
         print('\n' + '\n'.join(f'{name:24} {value:.4f}' for name, value in summary.items()))
     print(f'\n{len(scored)} images scored')
+    if args.table:
+        write_score_table(args.table, list(rows.items()))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = dict(summary=summary, images=rows, not_scored=[own._asdict() for own in faults])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmext.datasets.exploration import BOX_MEASURES, Exploration, explore
+from mmext.datasets.exploration import BOX_MEASURES, Exploration, explore, load_photo
 from mmext.datasets.localization_csv import LabelledImage
-from mmext.registry import TRANSFORMS
+from mmext.datasets.report import MAX_SHOWN
 from mmext.tools.command import add_traceback_argument, run_command
 from mmext.tools.single_objects import TRUE_COLOR
 from mmext.visualization.exploration_page import (
@@ -61,7 +61,9 @@ def explore_files(args: argparse.Namespace) -> None:
     classes = None if args.classes is None else [name.strip() for name in args.classes.split(',')]
     found = [explore(path, args.images, classes) for path in args.csv]
     print('\n'.join(describe(facts) for facts in found))
-    sections = [(str(own.path), html_text(describe(own)) + _plots(own)) for own in found]
+    sections = [
+        (str(own.path), html_text(describe(own, max_shown=None)) + _plots(own)) for own in found
+    ]
     sections.append(('Samples', _samples(found[0], args.samples, args.seed)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     page = html_page(f'Data of {args.csv[0]}', sections)
@@ -69,10 +71,13 @@ def explore_files(args: argparse.Namespace) -> None:
     print(f'written: {args.out}')
 
 
-def describe(facts: Exploration) -> str:
-    """The facts of one file as lines of text."""
+def describe(facts: Exploration, max_shown: int | None = MAX_SHOWN) -> str:
+    """The facts of one file as lines of text; `max_shown` bad rows of each kind, None for all."""
     lines = [f'{facts.path}: {facts.num_rows} rows, {len(facts.images)} good images']
-    lines += [f'  {width} x {height}: {number}' for (width, height), number in _largest(facts)]
+    sizes = facts.sizes.most_common()
+    lines += [f'  {width} x {height}: {number}' for (width, height), number in sizes[:MAX_SIZES]]
+    if others := sizes[MAX_SIZES:]:
+        lines.append(f'  {len(others)} other sizes: {sum(number for _, number in others)}')
     lines += [f'  channels {mode}: {number}' for mode, number in facts.modes.most_common()]
     lines += [f'  class {name}: {number}' for name, number in facts.classes.most_common()]
     measures = facts.boxes()
@@ -83,13 +88,8 @@ def describe(facts: Exploration) -> str:
             lines.append(f'    {name:15s} {numbers}')
     for name, value in (('mean', facts.mean), ('std', facts.std)):
         lines.append(f'  {name} of R, G, B: ' + ', '.join(f'{number:.3f}' for number in value))
-    lines.append(facts.report.text())
+    lines.append(facts.report.text(max_shown))
     return '\n'.join(lines)
-
-
-def _largest(facts: Exploration) -> list[tuple[tuple[int, int], int]]:
-    """The most frequent sizes."""
-    return facts.sizes.most_common(MAX_SIZES)
 
 
 def _plots(facts: Exploration) -> str:
@@ -113,13 +113,12 @@ def _samples(facts: Exploration, number: int, seed: int) -> str:
     """Photos drawn by lot, with their boxes."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(facts.images))[:number]
-    load = TRANSFORMS.build(dict(type='mmext.LoadImage'))
-    return html_images([_drawn(facts.images[index], load) for index in sorted(chosen)])
+    return html_images([_drawn(facts.images[index]) for index in sorted(chosen)])
 
 
-def _drawn(image: LabelledImage, load: object) -> tuple[np.ndarray, str]:
-    settings = dict(img_path=str(image.path), height=image.height, width=image.width)
-    photo = load(settings)['img']  # type: ignore[operator]
+def _drawn(image: LabelledImage) -> tuple[np.ndarray, str]:
+    """A photo with its box, (H, W, 3) uint8 BGR, and its name."""
+    photo = load_photo(image)
     if image.box is None:
         return photo, image.row.filename
     boxes, names = np.array([image.box]), [image.row.category]

@@ -3,6 +3,7 @@
     predict CONFIG CHECKPOINT photos/ --out found                       # pictures and found/results.json
     predict CONFIG CHECKPOINT 'big/*.png' --tile 640 --overlap 0.2 --whole
     predict CONFIG CHECKPOINT photos/ --csv submission.csv              # one object a photo
+    predict CONFIG CHECKPOINT test.csv --images photos/ --csv submission.csv
 
 Exit code 0 if every photo was predicted, else 2: photos that cannot be read are passed over and listed at the end.
 """
@@ -21,7 +22,7 @@ from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from mmext.apis import InstanceInferencer, Prediction, Tiling
-from mmext.apis.image_inputs import find_images, relative_names
+from mmext.apis.image_inputs import relative_names
 from mmext.apis.inferencer import prediction_config
 from mmext.apis.model import deploy, init_tta_model, read_config
 from mmext.apis.timing import Seconds
@@ -36,7 +37,13 @@ from mmext.tools.command import (
     error_message,
     run_command,
 )
-from mmext.tools.single_objects import Submission, draw_single, read_truth
+from mmext.tools.single_objects import (
+    Submission,
+    add_single_object_arguments,
+    draw_single,
+    list_photos,
+    read_truth,
+)
 from mmext.visualization.instances import class_colors, draw_instances
 
 
@@ -50,23 +57,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        'inputs', nargs='+', metavar='INPUT', help="image, folder or pattern such as 'a/**/*.png'"
+        'inputs',
+        nargs='+',
+        metavar='INPUT',
+        help="image, folder or pattern such as 'a/**/*.png'; or one CSV with a column filename",
     )
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to')
     parser.add_argument('--json', type=Path, metavar='FILE', help='default: OUT/results.json')
     parser.add_argument('--no-pictures', action='store_true', help='write the results only')
-    parser.add_argument(
-        '--csv',
-        type=Path,
-        metavar='FILE',
-        help='also write the best object of each photo, one row each: filename,xmin,ymin,xmax,ymax,class',
-    )
-    parser.add_argument(
-        '--truth',
-        type=Path,
-        metavar='CSV',
-        help='such a file with the true objects: draws them in green, and what was found in red',
-    )
+    add_single_object_arguments(parser)
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -99,24 +98,25 @@ def predict(args: argparse.Namespace) -> None:
         FileNotFoundError: the config or the checkpoint does not exist.
     """
     tiling = make_tiling(args)
-    photos = find_images(args.inputs)
+    photos, listed = list_photos(args)
     names = dict(zip(map(str, photos), relative_names(photos), strict=True))
-    truth = {} if args.truth is None else read_truth(args.truth, photos)
+    truth = {} if args.truth is None else read_truth(args.truth, photos, skip_bad=args.skip_bad)
     if not args.no_pictures:
         check_folder(args.out, photos)
     inferencer = make_inferencer(args, tiling)
     meta = inferencer.dataset_meta
     run = PredictionRun(tuple(meta.get('classes', ())))
-    submission = Submission(run.classes)
+    submission = Submission(run.classes, listed)
 
     # Bad photos are counted by the bar too, which is why it follows the ids.
     with tqdm(total=len(photos), unit='photo', disable=not sys.stderr.isatty()) as bar:
         for prediction in inferencer(photos, on_error=run.fail):
-            name = names[prediction.sample.img_path]
+            path = prediction.sample.img_path
+            name = names[path]
             run.add(prediction, name)
-            submission.add(prediction.sample.pred_instances, name)
+            submission.add(prediction.sample.pred_instances, path, name)
             if not args.no_pictures:
-                true = truth.get(prediction.sample.img_path)
+                true = truth.get(path)
                 write_picture(prediction, args.out / name, run.classes, meta.get('palette'), true)
             bar.update(prediction.sample.img_id + 1 - bar.n)
     finish(args, run, submission, len(photos))

@@ -15,7 +15,7 @@ Exit code 0 if all is well, else 2: photos and frames that cannot be read are pa
 import argparse
 import json
 import sys
-import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,89 +25,27 @@ from mmengine.device import get_device
 from PIL import ImageColor
 from tqdm import tqdm
 
-from mmext.apis.background import SNAP, BackgroundRemover
+from mmext.apis.background import BackgroundRemover
 from mmext.apis.compositing import BLUR
 from mmext.apis.cutout import Background, Cutout
 from mmext.apis.cutout_jobs import Job, Outcome, Product, plan_jobs, run_jobs
+from mmext.apis.cutout_outputs import check_not_input, check_targets, check_writable, split_jobs
 from mmext.apis.cutout_report import folder_report, time_summary, time_table
 from mmext.apis.cutout_video import cut_video, video_writer
-from mmext.apis.foreground import METHODS
-from mmext.apis.image_inputs import find_images
+from mmext.apis.image_inputs import find_images, other_files
 from mmext.apis.model import read_config
-from mmext.apis.photo_files import PNG_LEVEL, read_photo
-from mmext.apis.temporal import STRENGTH, TemporalSmoother
+from mmext.apis.photo_files import read_photo
+from mmext.apis.temporal import TemporalSmoother
 from mmext.apis.video import VideoReader
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
-from mmext.tools.command import (
-    add_config_options,
-    add_traceback_argument,
-    check_checkpoint,
-    error_message,
-    run_command,
-)
+from mmext.tools.background_arguments import make_parser
+from mmext.tools.command import check_checkpoint, error_message, run_command
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog='remove_background',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    kinds = parser.add_subparsers(dest='kind', required=True, metavar='image|folder|video')
-    image = kinds.add_parser('image', help='one photo')
-    folder = kinds.add_parser('folder', help='all photos below a folder')
-    video = kinds.add_parser('video', help='a video, to .mov, .webm, .mp4 or a folder of PNG files')
-    for own in (image, folder, video):
-        add_arguments(own)
-    folder.add_argument('--batch-size', type=int, default=1, help='photos at a time (1)')
-    folder.add_argument('--workers', type=int, default=2, help='threads that read, and that write')
-    folder.add_argument(
-        '--skip-existing', action='store_true', help='leave out photos whose products are there'
-    )
-    for own in (folder, video):
-        own.add_argument('--report', type=Path, metavar='FILE', help='default: beside the output')
-    video.add_argument(
-        '--smoothing',
-        type=float,
-        default=STRENGTH,
-        help=f'share of the past in an alpha where nothing moves, 0 to switch off ({STRENGTH})',
-    )
-    return parser.parse_args(argv)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what photos, folders and videos have in common."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', help='what is cut out')
-    parser.add_argument('out', type=Path, help='where it goes')
-    parser.add_argument('--rgba', action='store_true', help='straight RGBA (default)')
-    parser.add_argument('--alpha', action='store_true', help='the matte, in grey')
-    parser.add_argument(
-        '--bg',
-        metavar='COLOR|IMAGE|blur',
-        help="new background: 'white', '#ff8000', a file, or blur",
-    )
-    parser.add_argument('--bits', type=int, choices=(8, 16), default=8, help='of --alpha (8)')
-    parser.add_argument(
-        '--blur', type=float, default=BLUR, help=f'of --bg blur, share of the longer side ({BLUR})'
-    )
-    parser.add_argument('--linear-light', action='store_true', help='mix light, not sRGB values')
-    parser.add_argument(
-        '--fg', choices=list(METHODS), default='blur', help='estimate of the foreground (blur)'
-    )
-    parser.add_argument('--tta', action='store_true', help='mean with the mirrored image')
-    parser.add_argument(
-        '--snap', type=float, default=SNAP, help=f'alpha this near to 0 or 1 becomes it ({SNAP})'
-    )
-    parser.add_argument('--png-level', type=int, choices=range(10), default=PNG_LEVEL)
-    parser.add_argument(
-        '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
-    )
-    add_config_options(parser)
-    add_traceback_argument(parser)
+    return make_parser(__doc__).parse_args(argv)
 
 
 def remove_background(args: argparse.Namespace) -> None:
@@ -159,6 +97,8 @@ def cut_folder(args: argparse.Namespace, products: Sequence[Product]) -> None:
     jobs = plan_jobs(find_images(args.input), args.out, [product.name for product in products])
     check_targets(jobs)
     check_writable(args.out)
+    report_path = args.report or args.out / 'report.json'
+    check_writable(report_path.parent)
     there, todo = split_jobs(jobs, args.skip_existing)
     outcomes: list[Outcome] = []
     if todo:
@@ -168,11 +108,19 @@ def cut_folder(args: argparse.Namespace, products: Sequence[Product]) -> None:
         done = run_jobs(make_remover(args), todo, products, **options)
         for outcome in tqdm(done, total=len(todo), unit='photo', disable=not sys.stderr.isatty()):
             outcomes.append(outcome)
-    report = folder_report(outcomes, [str(job.source) for job in there], settings(args))
-    write_report(args.report or args.out / 'report.json', report)
+    left_out = other_files(source) if source.is_dir() else []
+    report = folder_report(
+        outcomes,
+        settings(args),
+        skipped=[str(job.source) for job in there],
+        left_out=list(map(str, left_out)),
+    )
+    write_report(report_path, report)
     seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
     print(time_table(seconds, 'photo') or 'nothing was cut out')
     print(f'{len(seconds)} done, {len(there)} were there; written: {args.out}')
+    if left_out:
+        print(f'left out, no images by their ending: {count_endings(left_out)}')
     failures = [outcome for outcome in outcomes if outcome.error is not None]
     if failures:
         raise ValueError(
@@ -192,6 +140,8 @@ def cut_clip(args: argparse.Namespace, products: Sequence[Product]) -> None:
     with VideoReader(args.input) as reader:
         writer = video_writer(args.out, reader)
         check_writable(args.out.parent)
+        report_path = args.report or args.out.with_name(f'{args.out.name}.report.json')
+        check_writable(report_path.parent)
         smoother = TemporalSmoother(args.smoothing)
         work = cut_video(make_remover(args), reader, writer, product, smoother)
         total = reader.num_frames or None
@@ -206,7 +156,7 @@ def cut_clip(args: argparse.Namespace, products: Sequence[Product]) -> None:
             audio=writer.audio,
             seconds=time_summary(seconds),
         )
-    write_report(args.report or args.out.with_name(f'{args.out.name}.report.json'), report)
+    write_report(report_path, report)
     print(time_table(seconds, 'frame'))
     print(f'{len(seconds)} frames, sound: {writer.audio}; written: {args.out}')
     if reader.num_broken or reader.num_damaged or reader.end:
@@ -285,58 +235,17 @@ def make_remover(args: argparse.Namespace) -> BackgroundRemover:
     return BackgroundRemover(cfg, args.checkpoint, get_device(), **options)
 
 
-def check_not_input(out: Path, source: Path) -> None:
-    """Refuses to write over the input.
-
-    Raises:
-        ValueError: both are the same file.
-    """
-    if out.resolve() == source.resolve():
-        raise ValueError(f'the output {out} is the input; choose another name')
-
-
-def check_writable(folder: Path) -> None:
-    """Makes a folder and tries to write there, before minutes are spent on what could not be kept.
-
-    Raises:
-        ValueError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f'cannot write to the folder {folder}: {error}') from error
-
-
-def check_targets(jobs: Sequence[Job]) -> None:
-    """Refuses to write over photos that are cut out.
-
-    Raises:
-        ValueError: a product has the name of a photo.
-    """
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        for target in job.targets.values():
-            if target.resolve() in sources:
-                raise ValueError(f'{target} would overwrite a photo; choose another output folder')
-
-
-def split_jobs(jobs: Sequence[Job], skip_existing: bool) -> tuple[list[Job], list[Job]]:
-    """Jobs whose products are all there, to be left out, and the others."""
-    there: list[Job] = []
-    todo: list[Job] = []
-    for job in jobs:
-        is_done = skip_existing and all(path.is_file() for path in job.targets.values())
-        (there if is_done else todo).append(job)
-    return there, todo
-
-
 def failure_text(outcome: Outcome) -> str:
     """One line on a photo that failed, with its name."""
     assert outcome.error is not None
     text, source = error_message(outcome.error), str(outcome.job.source)
     return text if source in text else f'{source}: {text}'
+
+
+def count_endings(paths: Sequence[Path]) -> str:
+    """Files by their ending, most first: '12 .heic, 1 .txt'."""
+    endings = Counter(path.suffix.lower() or 'without ending' for path in paths)
+    return ', '.join(f'{count} {ending}' for ending, count in endings.most_common())
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:

@@ -14,6 +14,7 @@ from mmext.datasets.converters.splits import SPLITS, assign_splits
 from mmext.datasets.localization_csv import read_rows, write_rows
 from mmext.datasets.report import Report
 from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.single_objects import accept_rows, add_skip_bad_argument
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of train, val and maybe test (default: 0.75 0.25)',
     )
     parser.add_argument('--seed', type=int, default=42, help='of the split (default: 42)')
-    parser.add_argument('--skip-bad', action='store_true', help='leave bad rows out and count them')
+    add_skip_bad_argument(parser)
     add_traceback_argument(parser)
     return parser.parse_args(argv)
 
@@ -51,11 +52,7 @@ def split(args: argparse.Namespace) -> None:
         )
     report = Report()
     rows, num_rows = read_rows(args.csv, report)
-    if report.num_problems and not args.skip_bad:
-        raise ValueError(
-            f'{args.csv}: {report.num_problems} of {num_rows} rows are bad\n{report.text()}\n'
-            'Mend them, or leave them out with --skip-bad.'
-        )
+    accept_rows(args.csv, report, num_rows, skip_bad=args.skip_bad)
     labelled = [(row.filename, row.box, row.category) for row in rows if row.box is not None]
     if not labelled:
         raise ValueError(f'{args.csv} has no rows with boxes and classes to split.')
@@ -70,8 +67,6 @@ def split(args: argparse.Namespace) -> None:
             counts = Counter(kind for *_, kind in own)
             classes = ', '.join(f'{kind} {number}' for kind, number in sorted(counts.items()))
             print(f'{path}: {len(own)} images, {classes}')
-    if report.num_problems:
-        print(f'left out, {report.num_problems} of {num_rows} rows:\n{report.text()}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

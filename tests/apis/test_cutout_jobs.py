@@ -74,6 +74,19 @@ def test_run_jobs__what_cannot_be_written_is_an_outcome(tmp_path: Path):
     assert isinstance(bad.error, OSError) and good.error is None
 
 
+def test_run_jobs__an_alpha_that_is_none_is_an_outcome(tmp_path: Path):
+    for name, value in (('a', 10), ('b', 200)):
+        Image.new('RGB', (4, 4), (value, value, value)).save(tmp_path / f'{name}.png')
+
+    def overflow(image: np.ndarray) -> np.ndarray:
+        return np.full((4, 4), 0.5 if image[0, 0, 0] > 100 else np.nan, np.float32)
+
+    jobs = plan_jobs(sorted(tmp_path.glob('*.png')), tmp_path / 'out', ['rgba'])
+    bad, good = run_jobs(BackgroundRemover(overflow), jobs, PRODUCTS[:1])
+    assert 'got an alpha with values from nan' in str(bad.error)
+    assert good.error is None and good.job.targets['rgba'].is_file()
+
+
 def test_run_jobs__few_photos_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for index in range(20):
         Image.new('RGB', (4, 4)).save(tmp_path / f'{index:02}.png')

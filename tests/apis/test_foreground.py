@@ -1,6 +1,7 @@
 """The estimate of foreground colours: against slow references, and the halo that it is there to remove."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mmext.apis.foreground import (
     multilevel,
     own_colors,
 )
+from mmext.apis.memory import in_fresh_process, peak_on_cpu
 
 SIZE = (96, 120)
 GREEN, RED = (0, 255, 0), (255, 0, 0)
@@ -148,6 +150,31 @@ def test_multilevel__a_reduced_estimate_is_near_the_full_one():
     full, reduced = multilevel(photo, alpha), multilevel(photo, alpha, max_pixels=2000)
     errors = [np.abs(found - colors)[soft].mean() for found in (full, reduced, photo)]
     assert errors[0] < 6 and errors[1] < 10 and errors[2] > 40
+
+
+def estimate_in_two_threads() -> int:
+    """How many estimates were made."""
+    photo, alpha, _ = green_screen()
+    with ThreadPoolExecutor(2) as pool:
+        return len(list(pool.map(lambda _: multilevel(photo, alpha), range(8))))
+
+
+@pytest.mark.slow
+def test_multilevel__threads_of_numba_itself_are_used_by_one_photo_at_a_time():
+    # A fresh process has no OpenMP in numba, as wheels for macOS: two photos at once would end it.
+    assert in_fresh_process(estimate_in_two_threads) == 8
+
+
+def peak_of_second_estimate() -> int:
+    photo, alpha, _ = green_screen()
+    multilevel(photo, alpha)
+    return peak_on_cpu(lambda: multilevel(photo, alpha))
+
+
+@pytest.mark.slow
+def test_multilevel__memory_can_be_measured():
+    # With numba's OpenMP the fork of the measurement would not survive the first estimate.
+    assert in_fresh_process(peak_of_second_estimate) >= 0
 
 
 def test_own_colors__black_where_nothing_is_seen():

@@ -133,6 +133,23 @@ def test_workload__deim():
     assert 'predict_by_outputs' not in vars(model)
 
 
+@pytest.mark.parametrize('system', [name for name in SYSTEMS if name.startswith('localizer')])
+def test_workload__localizer(system):
+    model = build(SYSTEMS[system])
+    workload = Workload(model, make_photo((64, 64)), input_size=32, num_detections=12)
+    # Nothing can be planted: it finds one object, whatever there is.
+    assert workload.num_found == 1
+    with torch.no_grad():
+        data = workload.pre()
+        expected = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    torch.testing.assert_close(workload.post()[0].bboxes, expected.bboxes)
+    torch.testing.assert_close(workload.post()[0].probabilities, expected.probabilities)
+    # Both heads are part of the network, and all that is left is arithmetic on four numbers.
+    whole = count_flops(lambda: model(data['inputs'], mode='tensor'))
+    assert count_flops(workload.net) == whole > 0 == count_flops(workload.post)
+    assert 'predict_by_outputs' not in vars(model)
+
+
 def test_workload__nothing_is_planted_into_detectors_of_others():
     model = build(tiny_model())
     found = [

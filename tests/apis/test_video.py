@@ -241,6 +241,12 @@ def test_writer__a_folder_with_pictures_is_refused(tmp_path):
         run(make_clip(tmp_path), tmp_path / 'frames', RGBA)
 
 
+def test_writer__a_file_is_no_folder_for_pictures(tmp_path):
+    (tmp_path / 'frames').touch()
+    with pytest.raises(ValueError, match='frames is a file; expected a folder for PNG files, or a'):
+        run(make_clip(tmp_path), tmp_path / 'frames', RGBA)
+
+
 def test_writer__frames_without_times_follow_the_frame_rate(tmp_path):
     with VideoReader(make_clip(tmp_path)) as reader:
         writer = VideoWriter(tmp_path / 'a.mov', reader)

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope
@@ -110,6 +111,22 @@ def test_command__bad_arguments_and_folders(
     assert (tmp_path / 'alpha' / 'mine.png').read_bytes() == b'precious'
 
 
+def check_views(sample: dict, side: int) -> None:
+    """Four views: two sizes, each as it is and mirrored; the truth is that of the file in all of them."""
+    small, mirrored, large, _ = sample['inputs']
+    assert [max(view.shape) for view in sample['inputs']] == [
+        side,
+        side,
+        side * 5 // 4,
+        side * 5 // 4,
+    ]
+    assert torch.equal(mirrored, small.flip(2)) and not torch.equal(mirrored, small)
+    assert large.shape[1] > small.shape[1]
+    for view in sample['data_samples']:
+        assert torch.equal(view.gt_alpha.data, sample['data_samples'][0].gt_alpha.data)
+        assert view.gt_alpha.shape == view.ori_shape
+
+
 @pytest.mark.parametrize('name', ['portraits', 'person_parsing'])
 def test_config__every_pipeline_makes_batches(name: str, tmp_path: Path) -> None:
     out = tmp_path / 'data'
@@ -117,13 +134,16 @@ def test_config__every_pipeline_makes_batches(name: str, tmp_path: Path) -> None
     assert main([str(out), '--preset', 'portraits', *arguments]) == 0
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     pipelines = [key for key in cfg if 'pipeline' in key]
-    assert len(pipelines) >= 4
+    assert len(pipelines) >= 6
     with DefaultScope.overwrite_default_scope('mmseg'):
         for key in pipelines:
             loader = cfg.train_dataloader if 'train' in key else cfg.val_dataloader
             settings = loader.dataset.to_dict() | {'data_root': f'{out}/', 'pipeline': cfg[key]}
             sample = DATASETS.build(settings)[1]
             side = 512 if '512' in key else 256
+            if 'tta' in key:
+                check_views(sample, side)
+                continue
             truth = sample['data_samples'].gt_alpha.data
             assert max(sample['inputs'].shape) <= side
             if 'train' in key:

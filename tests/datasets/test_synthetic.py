@@ -22,6 +22,7 @@ from mmext.datasets.synthetic import (
     generate_image,
 )
 from mmext.datasets.synthetic.shapes import arc_path, blob, stroke, wandering_path
+from mmext.datasets.synthetic.surfaces import Surface
 from mmext.tools.make_synthetic import main
 
 ALL_CLASSES = [
@@ -170,14 +171,30 @@ def test_tile__has_the_classes_of_the_real_tiles():
     assert TILE.metainfo['classes'] == ('Blowhole', 'Break', 'Crack', 'Fray', 'Uneven')
 
 
+def _plain_surface(rng: np.random.Generator, shape: tuple[int, int]) -> Surface:
+    return Surface(np.zeros((*shape, 3), np.float32), np.ones(shape, bool), grain=0.0)
+
+
+def _draw_square(rng: np.random.Generator, surface: Surface) -> tuple[np.ndarray, np.ndarray]:
+    """Nothing to see, and its mask."""
+    mask = np.zeros(surface.shape, bool)
+    row, column = rng.integers(0, np.array(surface.shape) - 8)
+    mask[row : row + 8, column : column + 8] = True
+    return surface.image, mask
+
+
 @pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
 def test_generate_image__shares_of_normal_images_and_classes(preset):
-    # Small images: only how often is asked, not how it looks.
-    samples = [generate_image(np.random.default_rng([5, i]), preset, 64) for i in range(150)]
+    # How often is asked, not how it looks; that every class finds its place is tested below.
+    classes = tuple(dataclasses.replace(own, draw=_draw_square) for own in preset.classes)
+    preset = dataclasses.replace(preset, surface=_plain_surface, classes=classes)
+    samples = [generate_image(np.random.default_rng([5, i]), preset, 64) for i in range(400)]
+    # To within four standard deviations of so many draws.
     normal = np.mean([len(sample.labels) == 0 for sample in samples])
-    assert normal == pytest.approx(preset.normal_fraction, abs=0.08)
-    counts = np.bincount(np.concatenate([s.labels for s in samples]), minlength=5)
-    assert counts.min() > 0.08 * counts.sum()
+    assert normal == pytest.approx(preset.normal_fraction, abs=0.075)
+    shares = np.bincount(np.concatenate([s.labels for s in samples]), minlength=5)
+    weights = np.array([own.weight for own in classes])
+    assert shares / shares.sum() == pytest.approx(weights / weights.sum(), abs=0.065)
 
 
 def test_crowded__as_many_defects_as_asked_for_and_find_room():
@@ -208,7 +225,7 @@ def test_make_synthetic__small_objects_in_crowds(tmp_path):
 def test_draw__changes_the_image_inside_its_mask(preset, index):
     """The mask holds the defect: most of the change lies in it, and most of it is changed."""
     inside, changed = [], []
-    for seed in range(12):
+    for seed in range(8):
         rng = np.random.default_rng([11, seed])
         surface = preset.surface(rng, (160, 160))
         image, mask = preset.classes[index].draw(rng, surface)
@@ -221,7 +238,7 @@ def test_draw__changes_the_image_inside_its_mask(preset, index):
         changed.append(np.mean(change[mask] > 1))
         assert mask.shape == (160, 160) and mask.dtype == bool
         assert not (mask & ~surface.body).any()
-    assert len(inside) >= 8
+    assert len(inside) >= 6
     assert np.median(inside) > 0.9
     assert np.median(changed) > 0.7
 
@@ -231,33 +248,39 @@ def test_draw__changes_the_image_inside_its_mask(preset, index):
 )
 def test_generate_image__every_class_can_be_placed(preset, index):
     samples = [
-        generate_image(np.random.default_rng([2, i]), _only(preset, index), 96) for i in range(20)
+        generate_image(np.random.default_rng([2, i]), _only(preset, index), 96) for i in range(10)
     ]
-    assert sum(len(sample.labels) for sample in samples) >= 18
+    assert sum(len(sample.labels) for sample in samples) >= 9
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
+def _ious_above(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`_iou(values > threshold, truth)` of every threshold from 0 to 254, by counting values of 0 to 255."""
+    counts = [np.bincount(values[own], minlength=256) for own in (truth, ~truth)]
+    inside, outside = (own[::-1].cumsum()[::-1][1:] for own in counts)
+    return inside / (truth.sum() + outside)
+
+
 @pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
 def test_generate_image__no_threshold_finds_the_defects(preset):
-    samples = [generate_image(np.random.default_rng([1, i]), preset, 192) for i in range(36)]
+    samples = [generate_image(np.random.default_rng([1, i]), preset, 192) for i in range(30)]
     samples = [sample for sample in samples if len(sample.labels)]
-    otsu, against_background = [], {}
+    otsu, against_background = [], {21: [], 51: []}
     for sample in samples:
         truth = sample.masks.any(axis=0)
         grey = cv2.cvtColor(sample.image, cv2.COLOR_BGR2GRAY)
         dark = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[1] == 0
         otsu.append(max(_iou(dark, truth), _iou(~dark, truth)))
-        for size in (21, 51):
+        for size, found in against_background.items():
             distance = np.abs(grey - cv2.medianBlur(grey, size).astype(int))
-            for threshold in range(6, 90, 4):
-                found = _iou(distance > threshold, truth)
-                against_background.setdefault((size, threshold), []).append(found)
+            found.append(_ious_above(distance, truth))
+            assert found[-1][20] == pytest.approx(_iou(distance > 20, truth))
     # The better polarity per image, and the best threshold of all, chosen with the truth in hand.
     assert np.mean(otsu) < 0.25
-    assert max(np.mean(found) for found in against_background.values()) < 0.3
+    assert all(np.mean(found, axis=0).max() < 0.3 for found in against_background.values())
 
 
 def test_generate_image__tiles_are_grey_and_sheets_are_not():

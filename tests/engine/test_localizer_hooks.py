@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -64,7 +65,7 @@ class Peak(BaseMetric):
         return dict(height=results[0])
 
 
-def train(tmp_path: object, **checkpoint: object) -> Runner:
+def train(tmp_path: object, *hooks: object, **checkpoint: object) -> Runner:
     data = [dict()]
     loader = dict(
         batch_size=1,
@@ -77,13 +78,13 @@ def train(tmp_path: object, **checkpoint: object) -> Runner:
         Climber(),
         str(tmp_path),
         train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=5, val_interval=1),
+        train_cfg=dict(by_epoch=True, max_epochs=9, val_interval=1),
         val_dataloader=loader,
         val_cfg=dict(),
         val_evaluator=Evaluator(Peak()),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, **checkpoint)),
-        custom_hooks=[RestoreBestHook()],
+        custom_hooks=[*hooks, RestoreBestHook()],
         experiment_name=f'restore_{id(data)}',
         default_scope='mmengine',
         log_level='WARNING',
@@ -95,6 +96,13 @@ def train(tmp_path: object, **checkpoint: object) -> Runner:
 
 def test_restore_best__the_model_ends_with_the_best_weights(tmp_path):
     assert train(tmp_path, save_best='height', rule='greater').model.weight.item() == 2
+
+
+def test_restore_best__after_an_early_stop(tmp_path):
+    # The best is epoch 2; three epochs without a better one end the training at epoch 5.
+    stop = EarlyStoppingHook('height', rule='greater', patience=3, min_delta=0.0)
+    runner = train(tmp_path, stop, save_best='height', rule='greater')
+    assert runner.epoch == 5 and runner.model.weight.item() == 2
 
 
 def test_restore_best__nothing_was_the_best(tmp_path):

@@ -38,9 +38,15 @@ def warned(max_epochs: int, **cfg: object) -> str:
         # Written for 790 images in batches of one, and there are 800.
         [dict(type='PolyLR', end=790, by_epoch=False)],
         dict(generator=[COSINE], critic=dict(COSINE)),
+        [dict(type='CosineRestartLR', periods=[5, 15]), WARMUP],
+        # The training ends with a period, not with the last.
+        [dict(type='CosineRestartLR', periods=[8, 8], begin=4)],
+        [dict(type='CosineRestartLR', periods=[20, 40])],
         None,
     ],
-    ids='usual single tail warmup-only endless iterations two-optimizers none'.split(),
+    ids=(
+        'usual single tail warmup-only endless iterations two-optimizers restarts restarts-later first-restart none'
+    ).split(),
 )
 def test_lengths__a_schedule_that_fits(param_scheduler: object) -> None:
     assert warned(20, param_scheduler=param_scheduler) == ''
@@ -56,8 +62,18 @@ def test_lengths__a_schedule_that_fits(param_scheduler: object) -> None:
         ([dict(type='PolyLR', end=400, by_epoch=False)], 'training goes on to iteration 800'),
         ([dict(WARMUP, end=800), COSINE], '0.end = 800: the warm-up lasts until iteration 800'),
         ([dict(type='mmext.FlatCosineLR', warmup=2000)], 'warmup = 2000: training has 800 iter'),
+        (
+            [dict(type='CosineRestartLR', periods=[4, 8]), WARMUP],
+            '0.periods = [4, 8]: they end at epoch 12: the schedule ends there, and training goes on to epoch 20',
+        ),
+        (
+            [dict(type='CosineRestartLR', periods=[10, 20])],
+            'they end at epoch 30: training ends at epoch 20, before the schedule',
+        ),
     ],
-    ids='short long single two-optimizers iterations warmup warmup-of-flat-cosine'.split(),
+    ids=(
+        'short long single two-optimizers iterations warmup warmup-of-flat-cosine restarts-short restarts-cut'
+    ).split(),
 )
 def test_lengths__a_schedule_that_does_not_fit(param_scheduler: object, message: str) -> None:
     assert message in warned(20, param_scheduler=param_scheduler)

@@ -71,6 +71,18 @@ def test_hook__paints_in_the_frame_of_the_annotation(tmp_path, visualizer, size,
     assert painted[-4, -4].max() > 50
 
 
+def test_hook__photos_of_one_name_have_a_picture_each(tmp_path, visualizer):
+    hook = InstanceVisualizationHook(draw=True, test_out_dir='pictures')
+    runner = SimpleNamespace(work_dir=str(tmp_path), timestamp='now', visualizer=visualizer)
+    photos = [tmp_path / own / '1.png' for own in ('a', 'b', 'x/b')]
+    for photo in photos:
+        photo.parent.mkdir(parents=True)
+        write_photo(photo)
+    hook.after_test_iter(runner, 0, None, [make_sample(photo, STORED) for photo in photos])
+    found = sorted(path.name for path in (tmp_path / 'now' / 'pictures').iterdir())
+    assert found == ['1.png', 'b_1.png', 'x_b_1.png']
+
+
 def test_hook__paints_one_photo_of_every_second_batch_in_validation(tmp_path):
     write_photo(tmp_path / 'photo.png')
     painted = []

@@ -1,5 +1,7 @@
 """`MatteMetric` as mmengine's evaluator uses it."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import mmext.evaluation.matte_metric as matte_metric
 from mmext.evaluation import MatteMetric
 from mmext.evaluation.matte_scores import MatteScorer
 from mmext.registry import METRICS
-from tests.evaluation.test_mattes import smooth
+from tests.evaluation.test_mattes import disc, smooth
 
 
 def plane(matte, dtype=torch.float32):
@@ -71,6 +73,42 @@ def test_metric__frames_of_a_folder_are_a_clip():
     frames = [sample(own, zero, path=f'{p}.png') for own, p in ((zero, 'a/1'), (half, 'a/2'))]
     frames.append(sample(zero, zero, path='b/1.png'))
     assert evaluate(frames, measures='dtssd') == pytest.approx({'matte/dtSSD_x1e2': 50})
+
+
+def test_metric__an_evaluation_does_not_follow_the_one_before():
+    alphas = [np.full((4, 4), value, np.float32) for value in (0, 0.5)]
+    frames = [sample(own, alphas[0], path=f'a/{p}.png') for p, own in enumerate(alphas)]
+    evaluator = Evaluator(MatteMetric('dtssd'))
+    for _ in range(2):  # epochs of validation
+        evaluator.process(frames)
+        assert evaluator.evaluate(2) == pytest.approx({'matte/dtSSD_x1e2': 50})
+
+
+def test_metric__table_of_images_begins_with_the_worst(tmp_path):
+    truth = disc(20)
+    samples = [
+        sample(prediction, truth, path=path)
+        for path, prediction in (('a/1.png', disc(18)), ('b/1.png', disc(9)), ('c.png', truth))
+    ]
+    path = tmp_path / 'new' / 'images.csv'
+    scores = evaluate(samples, measures=['region', 'error'], table=str(path))
+    with open(path, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['image'] for row in rows] == ['b/1.png', 'a/1.png', 'c.png']
+    assert float(rows[2]['IoU']) == 1 and float(rows[2]['SAD_k']) == 0
+    for name in ('IoU', 'precision'):
+        mean = np.mean([float(row[name]) for row in rows])
+        assert mean == pytest.approx(scores[f'matte/{name}_per_image'], rel=1e-5)
+    # Without regions the error tells, and of it more is worse.
+    evaluate(samples, measures='error', table=str(path))
+    assert [line.split(',')[0] for line in path.read_text().splitlines()[1:]] == [
+        row['image'] for row in rows
+    ]
+
+
+def test_metric__table_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"got 'images.xlsx', expected .* ending in \.csv"):
+        MatteMetric(table='images.xlsx')
 
 
 def test_metric__an_image_without_known_truth_is_left_out_and_named(capsys):

@@ -261,6 +261,7 @@ def test_autocast__bfloat16_stays_finite(start):
     assert all(torch.isfinite(own.scores).all() for own in found)
 
 
+@pytest.mark.slow
 @every_start
 def test_training__the_losses_of_the_queries_fall(start):
     head = build_head(**start)

@@ -105,7 +105,7 @@ def test_state_dict__published_number_of_entries_beside_the_decoder(name: str) -
     assert entries + decoder == variant.num_keys
 
 
-LARGE = ('l', 'x', 'hgl', 'hgx')
+LARGE = ('m', 'l', 'x', 'hgm', 'hgl', 'hgx')
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_attention__bias_of_the_keys_counts_in_the_tiny_ones_only() -> None:
     assert changes[1] == 0
 
 
-@pytest.mark.parametrize('size', [(32, 32), (48, 80), (16, 48), (96, 64)], ids=str)
+@pytest.mark.parametrize('size', [(32, 32), (16, 80)], ids=str)
 @torch.no_grad()
 def test_fusion__equals_resize_concatenate_convolve(
     filled: DINOv3STA, size: tuple[int, int]
@@ -202,7 +202,7 @@ def test_features__size_that_is_no_multiple_of_16(filled: DINOv3STA, size: tuple
         filled(torch.zeros(1, 3, *size))
 
 
-@pytest.mark.parametrize('size', ['s', 'x'])
+@pytest.mark.parametrize('size', ['s', pytest.param('x', marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_features__under_autocast(size: str) -> None:
     backbone = build(size).eval()
@@ -215,7 +215,7 @@ def test_features__under_autocast(size: str) -> None:
         assert float((low - high).abs().mean()) < 0.02 * float(high.std())
 
 
-@pytest.mark.parametrize('size', ['s', 'l'])
+@pytest.mark.parametrize('size', ['s', pytest.param('l', marks=pytest.mark.slow)])
 def test_gradients__reach_every_parameter(size: str) -> None:
     backbone = build(size).train()
     sum(output.square().sum() for output in backbone(torch.randn(2, 3, 64, 64))).backward()

@@ -1,5 +1,6 @@
 """Files of DINOv3 weights: both kinds of names, and everything that can be wrong with a file."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,19 @@ def small_arch(name: str) -> Arch:
 
 def published(name: str) -> State:
     """A file as Meta would have published it."""
+    return dict(_published(name))
+
+
+@functools.cache
+def _published(name: str) -> State:
     state = VisionTransformer(small_arch(name)).state_dict()
     constant = ('periods', 'bias_mask')
     return {n: v if n.endswith(constant) else named_weight(n, v.shape) for n, v in state.items()}
 
 
+@functools.cache
 def transformers_model(name: str) -> DINOv3ViTBackbone:
+    """With weights from names, for tests that change nothing."""
     arch = small_arch(name)
     model = DINOv3ViTBackbone(
         DINOv3ViTConfig(

@@ -97,35 +97,34 @@ def test_settings_without_effect_are_an_error(config, key):
         MODELS.build({**config, key: dict(score_thr=0.5)})
 
 
-BACKBONES = {
-    'mobilenet': (dict(type='mmdet.MobileNetV2', out_indices=(2, 4, 7)), None, [32, 96, 1280]),
-    'vgg': (
-        dict(
-            type='mmdet.SSDVGG',
-            depth=16,
-            ceil_mode=True,
-            out_indices=(3, 4),
-            out_feature_indices=(22, 34),
-        ),
-        None,
-        [512, 1024],
-    ),
-    'resnet-fpn': (
-        dict(type='mmdet.ResNet', depth=50, out_indices=(1, 2, 3)),
-        dict(type='mmdet.FPN', in_channels=[512, 1024, 2048], out_channels=256, num_outs=3),
-        [256, 256, 256],
-    ),
-}
-
-
-@pytest.mark.parametrize(('backbone', 'neck', 'channels'), BACKBONES.values(), ids=BACKBONES)
-def test_backbones_of_mmdet__take_the_place_of_ours(config, backbone, neck, channels):
-    config['head']['in_channels'] = channels
-    # No number is computed: only shapes are asked for.
-    with torch.device('meta'):
-        model = MODELS.build(config | dict(backbone=backbone, neck=neck))
-        out = model(torch.zeros(2, 3, 256, 256), mode='tensor')
-    assert out.boxes.shape == (2, 4) and out.votes.shape == (2, 32 * 32, 4)
+@pytest.mark.parametrize('name', ['localizer-votes', 'localizer-plain'])
+def test_deploy__same_results_and_same_checkpoint(name):
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(SYSTEMS[name]))
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(part.running_mean, std=0.3)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+            nn.init.normal_(part.bias, std=0.3)
+    if name == 'localizer-votes':
+        nn.init.normal_(model.head.place.weight, std=2.0)
+    images, before = torch.randn(2, 3, 65, 97), copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        expected = model.eval()(images, mode='tensor')
+        model.switch_to_deploy()
+        found = model(images, mode='tensor')
+    assert not any(isinstance(p, nn.BatchNorm2d) for p in model.folded.modules())
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.class_logits, expected.class_logits, atol=2e-5, rtol=1e-4)
+    assert (found.boxes[0] - found.boxes[1]).abs().max() > 1e-3  # of the image, not of a bias
+    assert set(model.state_dict()) == set(before)
+    other = {key: value * 0 if key.endswith('weight') else value for key, value in before.items()}
+    model.load_state_dict(other)
+    with torch.no_grad():
+        again = model(images, mode='tensor').boxes
+    torch.testing.assert_close(again[0], again[1])  # what is loaded is folded again
+    with pytest.raises(ValueError, match='deploy'):
+        model.train()
 
 
 @pytest.mark.slow

@@ -134,9 +134,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize('num_objects', [1, 500])
 @pytest.mark.parametrize('make', HEADS.values(), ids=HEADS)
-def test_loss__any_number_of_objects(make, num_objects: int) -> None:
+def test_loss__of_very_many_objects(make) -> None:
+    num_objects = 500
     torch.manual_seed(0)
     model = MODELS.build(make().model)
     model.init_weights()

@@ -30,9 +30,6 @@ LEVELS = {
 }
 VERSIONS = ('v8', 'v11')
 
-every_strides = pytest.mark.parametrize('strides', STRIDES.values(), ids=STRIDES)
-every_version = pytest.mark.parametrize('version', VERSIONS)
-
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
@@ -67,12 +64,20 @@ def build_parts(
     return {name: MODELS.build(config) for name, config in configs.items()}
 
 
-@every_strides
-@every_version
+@pytest.fixture(scope='module', params=STRIDES.values(), ids=STRIDES)
+def strides(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    return request.param
+
+
+@pytest.fixture(scope='module', params=VERSIONS)
+def parts(request: pytest.FixtureRequest, strides: tuple[int, ...]) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return build_parts(request.param, strides)
+
+
 def test_backbone_and_neck__channels_and_sizes_of_all_levels(
-    version: str, strides: tuple[int, ...]
+    parts: dict[str, nn.Module], strides: tuple[int, ...]
 ) -> None:
-    parts = build_parts(version, strides)
     features = parts['backbone'](torch.rand(1, 3, 128, 192))
     outputs = parts['neck'](features)
     sizes = [(128 // stride, 192 // stride) for stride in strides]
@@ -81,12 +86,9 @@ def test_backbone_and_neck__channels_and_sizes_of_all_levels(
         assert tuple(level.shape[1] for level in maps) == part.out_channels
 
 
-@every_strides
-@every_version
 def test_backbone_and_neck__every_parameter_gets_a_gradient(
-    version: str, strides: tuple[int, ...]
+    parts: dict[str, nn.Module],
 ) -> None:
-    parts = build_parts(version, strides)
     outputs = parts['neck'](parts['backbone'](torch.rand(2, 3, 128, 64)))
     sum(output.square().mean() for output in outputs).backward()
     for part in (parts['backbone'], parts['neck']):

@@ -1,5 +1,6 @@
 """Conversion of published YOLO weights to the names of mmext's detectors."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -26,19 +27,26 @@ def v8n() -> dict[str, Tensor]:
     return published_state_dict('v8', 'n', num_classes=3)
 
 
-@pytest.fixture(scope='module')
-def nano_conversions() -> dict[str, tuple[dict[str, Tensor], ConversionReport]]:
-    return {
-        version: convert_state_dict(published_state_dict(version, 'n', device='meta'))
-        for version in SCALES
-    }
+@functools.cache
+def published_on_meta(version: str, size: str) -> dict[str, Tensor]:
+    return published_state_dict(version, size, device='meta')
 
 
-@pytest.mark.parametrize(('version', 'size'), SIZES, ids=SIZE_IDS)
+@functools.cache
+def conversion(version: str, size: str) -> tuple[dict[str, Tensor], ConversionReport]:
+    return convert_state_dict(published_on_meta(version, size))
+
+
+# The large ones share their rules with m.
+@pytest.mark.parametrize(
+    ('version', 'size'),
+    [pytest.param(*key, marks=pytest.mark.slow if key[1] in 'lx' else ()) for key in SIZES],
+    ids=SIZE_IDS,
+)
 def test_convert__all_published_sizes_are_recognised_and_consumed(version: str, size: str) -> None:
-    published = published_state_dict(version, size, device='meta')
+    published = published_on_meta(version, size)
     assert len(published) == PUBLISHED_TENSORS[version][size]
-    converted, report = convert_state_dict(published)
+    converted, report = conversion(version, size)
     assert report.variant == Variant(version, size, num_classes=80, num_prototypes=32)
     assert len(report.mapped) == len(converted) == len(published) - 1
     assert report.ignored == (f'model.{22 if version == "v8" else 23}.dfl.conv.weight',)
@@ -47,7 +55,7 @@ def test_convert__all_published_sizes_are_recognised_and_consumed(version: str, 
 @pytest.mark.parametrize(('version', 'name'), [('v8', 'yolov8n-seg'), ('v11', 'yolo11n-seg')])
 def test_revert__gives_exactly_the_published_names_and_shapes(version: str, name: str) -> None:
     published = json.loads((GOLDEN / f'{name}.json').read_text())['keys']
-    ours = published_state_dict(version, 'n', device='meta')
+    ours = published_on_meta(version, 'n')
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == published
 
 
@@ -79,9 +87,9 @@ def test_revert__gives_exactly_the_published_names_and_shapes(version: str, name
     ],
 )  # fmt: skip
 def test_convert__published_names_and_shapes_of_size_n(
-    nano_conversions: dict, version: str, name: str, shape: tuple[int, ...], target: str
+    version: str, name: str, shape: tuple[int, ...], target: str
 ) -> None:
-    converted, report = nano_conversions[version]
+    converted, report = conversion(version, 'n')
     assert report.mapped[name] == target
     assert converted[target].shape == shape
 

@@ -13,24 +13,34 @@ from mmext.apis.cutout import PartSeconds
 from mmext.tools import benchmark_background
 from tests.one_message import one_error
 
+LIGHT = (
+    Path(__file__).resolve().parents[2]
+    / 'configs/attn_unet/attn-unet_light_1xb8-150e_person-parsing-256x256.py'
+)
+
 
 def half(image: np.ndarray) -> np.ndarray:
     return np.full((9, 16), 0.5, np.float32)
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A function for a network, and smaller photos; the numbers of threads are those from before."""
+def same_threads() -> Iterator[None]:
+    """The numbers of threads are those from before."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> None:
+    """A function for a network, and smaller photos."""
 
     def build(subject, clock=benchmark_background.time.perf_counter):
         return BackgroundRemover(half, foreground=subject.foreground, clock=clock)
 
     monkeypatch.setattr(benchmark_background.Subject, 'build', build)
     monkeypatch.setitem(benchmark_background.SIZES, '1080p', (54, 96))
-    yield
-    torch.set_num_threads(threads[0])
-    cv2.setNumThreads(threads[1])
 
 
 def test_main__a_row_for_every_part(fast: None, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -47,6 +57,20 @@ def test_main__a_row_for_every_part(fast: None, tmp_path: Path, capsys: pytest.C
     for row in rows:
         half_time, most = float(row[2]), float(row[3])
         assert 0 <= half_time <= most
+
+
+@pytest.mark.slow
+def test_main__time_and_memory_with_the_network(
+    same_threads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for name in ('1080p', '4k'):
+        monkeypatch.setitem(benchmark_background.SIZES, name, (108, 192))
+    # 'ml' is the one whose threads forbid forks, if nothing is done about it.
+    options = ['--fg', 'ml', 'none', '--repeat', '1', '--warmup', '0', '--memory', '4k']
+    assert benchmark_background.main([str(LIGHT), 'none', *options]) == 0
+    rows = [line.split(' | ') for line in capsys.readouterr().out.splitlines()]
+    peaks = {row[0].strip('| '): float(row[3]) for row in rows if row[1:2] == ['4k']}
+    assert set(peaks) == {'ml', 'none'} and min(peaks.values()) >= 0
 
 
 def test_draw_photo__has_a_person_with_soft_edges():

@@ -117,6 +117,30 @@ def test_eval__list_and_suffix_choose_files(folders):
     assert code == 1 and [own['name'] for own in report['not_scored']] == ['b']
 
 
+def test_eval__list_may_begin_with_a_byte_order_mark(folders):
+    pred, gt = folders
+    for folder in folders:
+        write(folder / 'a.png', grey(disc(20)))
+    listing = pred.parent / 'val.txt'
+    listing.write_text('a.jpg\n', encoding='utf-8-sig')
+    assert run(folders, '--list', str(listing))[0] == 0
+
+
+def test_eval__table_begins_with_the_worst(folders, capsys):
+    pred, gt = folders
+    for name, radius in (('a', 18), ('b', 9), ('c', 20)):
+        write(pred / f'{name}.png', grey(disc(radius)))
+        write(gt / f'{name}.png', grey(disc(20)))
+    table = pred.parent / 'new' / 'table.csv'
+    code, report = run(folders, '--table', str(table))
+    header, *rows = [line.split(',') for line in table.read_text().splitlines()]
+    assert code == 0 and [row[0] for row in rows] == ['b', 'a', 'c']
+    assert header == ['image', *report['images']['a']]
+    assert float(rows[0][header.index('IoU')]) == pytest.approx(report['images']['b']['IoU'], 1e-5)
+    assert run(folders, '--table', str(pred.parent / 'table.txt'))[0] == 2
+    assert 'expected the name of a file ending in .csv' in one_error(capsys)
+
+
 def test_eval__frames_of_clips_follow_their_numbers(folders):
     pred, gt = folders
     # Brighter by 20 / 255 a frame; sorted as text, 10 would come before 2.

@@ -2,16 +2,18 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmext.datasets.localization_csv import read_rows, write_rows
+from mmext.datasets.localization_csv import Row, read_rows, write_rows
 from mmext.datasets.report import Report
-from mmext.tools import explore_dataset, predict, split_csv, test, train
+from mmext.tools import explore_dataset, plot_curves, predict, split_csv, test, train
 from tests.systems import SYSTEMS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -66,6 +68,21 @@ def tiny_run(root: Path, shipped: str) -> Config:
     return cfg
 
 
+def test_readme__config_for_photos_of_ones_own(tmp_path):
+    page = (CONFIGS / 'localizer' / 'README.md').read_text(encoding='utf-8')
+    (text,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    path = tmp_path / 'mine.py'
+    path.write_text(text.replace("['configs/", f"['{CONFIGS}/"))
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert MODELS.build(cfg.model).head.class_score[-1].out_features == 2
+    for loader, name in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        settings = cfg[f'{loader}_dataloader'].dataset
+        data = DATASETS.build({**settings, 'pipeline': [], 'lazy_init': True})
+        assert (data.ann_file, data.data_prefix) == (f'data/mine/{name}.csv', dict(img='PHOTOS/'))
+        assert data.metainfo['classes'] == ('cat', 'dog') and len(settings.pipeline) > 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'shipped',
@@ -106,3 +123,14 @@ def test_run__from_csv_to_submission(tmp_path, shipped, capsys):
         0 <= x1 < x2 <= 100 and 0 <= y1 < y2 <= 80 for x1, y1, x2, y2 in (r.box for r in rows)
     )
     assert sorted(path.name for path in pictures.glob('*.png')) == sorted(names)
+    assert plot_curves.main([str(work)]) == 0 and (work / 'curves.png').is_file()
+    predict_listed(tmp_path, [str(config), str(best)], rows)
+
+
+def predict_listed(root: Path, model: list[str], rows: list[Row]) -> None:
+    """Predict from a list of names: the same rows, in its order."""
+    listed, submission = root / 'test.csv', root / 'second.csv'
+    listed.write_text('filename\n' + ''.join(f'{row.filename}\n' for row in reversed(rows)))
+    options = ['--images', str(root / 'photos'), '--csv', str(submission), '--no-pictures']
+    assert predict.main([*model, str(listed), *options, '--out', str(root / 'results')]) == 0
+    assert [row[1:] for row in read_rows(submission, Report())[0]] == [r[1:] for r in rows[::-1]]

@@ -80,7 +80,8 @@ def test_split__mistakes(tmp_path, capsys, name, text, options, words):
 def test_split__skip_bad_counts(tmp_path, capsys):
     path = write_text(tmp_path / 'all.csv', HEADER + 'a,1,2,3,4,b\nc,9,2,3,5,b\nd,1,2,3,4,b\n')
     assert split_csv.main([str(path), str(tmp_path / 'out'), '--skip-bad']) == 0
-    assert 'left out, 1 of 3 rows' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '1 of 3 rows are bad and left out' in said and 'all.csv, line 3' in said
 
 
 def test_explore__numbers_by_hand(tmp_path, capsys):
@@ -183,8 +184,10 @@ def instances(boxes: list[list[float]], scores: list[float], labels: list[int]) 
 
 def test_submission__best_object_of_each_photo(tmp_path):
     submission = Submission(('cat', 'dog, large'))
-    submission.add(instances([[0, 0, 1, 1], [1.234, 2, 30.5, 40]], [0.2, 0.9], [0, 1]), 'a.png')
-    submission.add(instances([[5, 6, 7, 8]], [0.1], [0]), 'sub/b.png')
+    submission.add(
+        instances([[0, 0, 1, 1], [1.234, 2, 30.5, 40]], [0.2, 0.9], [0, 1]), 'p/a.png', 'a.png'
+    )
+    submission.add(instances([[5, 6, 7, 8]], [0.1], [0]), 'p/sub/b.png', 'sub/b.png')
     submission.write(tmp_path / 'out' / 'submission.csv')
     with (tmp_path / 'out' / 'submission.csv').open(newline='') as file:
         rows = list(csv.reader(file))
@@ -198,7 +201,7 @@ def test_submission__best_object_of_each_photo(tmp_path):
 
 def test_submission__a_photo_without_objects_is_named():
     submission = Submission(('cat',))
-    submission.add(instances([], [], []), 'a.png')
+    submission.add(instances([], [], []), 'p/a.png', 'a.png')
     assert '1 photos have no row' in submission.faults()[0] and 'a.png' in submission.faults()[0]
 
 
@@ -225,6 +228,18 @@ def test_picture__truth_is_green_and_prediction_red():
     assert green > 150 > max(red, blue)
     blue, green, red = picture[55, 20].tolist()
     assert red > 150 > max(green, blue)
+
+
+def test_picture__a_wrong_class_is_said_in_red():
+    found = instances([[10, 20, 50, 55]], [0.5], [0])
+    pictures = [
+        draw_single(
+            np.zeros((100, 300, 3), np.uint8), found, ((90.0, 60.0, 99.0, 70.0), kind), ('cat',)
+        )
+        for kind in ('cat', 'dog')
+    ]
+    red = [(picture == (0, 0, 230)).all(axis=2).sum() for picture in pictures]
+    assert red[1] > 1.2 * red[0] > 0
 
 
 def test_curves__of_the_latest_run(tmp_path, capsys):

@@ -122,6 +122,21 @@ def test_folder__equal_stems_and_several_products(tmp_path):
     assert (tmp_path / 'out' / 'alpha' / 'a.jpg.png').is_file()
 
 
+def test_folder__files_of_other_kinds_are_counted(tmp_path, capsys):
+    save_photo(tmp_path / 'in' / 'a.png')
+    for name in ('x/1.HEIC', '2.heic', 'notes.txt', 'README', '.DS_Store'):
+        path = tmp_path / 'in' / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert run('folder', tmp_path / 'in', tmp_path / 'out') == 0
+    message = 'left out, no images by their ending: 2 .heic, 1 without ending, 1 .txt'
+    assert message in capsys.readouterr().out
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert sorted(Path(own).name for own in report['left_out']) == [
+        '1.HEIC', '2.heic', 'README', 'notes.txt'
+    ]  # fmt: skip
+
+
 def test_video__alpha_to_prores_with_report(tmp_path, capsys):
     source = make_clip(tmp_path)
     assert run('video', source, tmp_path / 'cut.mov', '--smoothing', 0) == 0
@@ -155,6 +170,10 @@ def test_video__broken_frames_are_reported_when_all_is_written(tmp_path, capsys)
         ('folder', 'in/out', (), 'the next run would take cut-outs for photos'),
         ('folder', 'file', (), 'cannot write to the folder'),
         ('folder', 'out', ('--workers', '0'), 'got 0, expected at least 1'),
+        ('folder', 'out', ('--report', 'file/a.json'), 'cannot write to the folder'),
+        ('video', 'a.mov', ('--report', 'file/a.json'), 'cannot write to the folder'),
+        ('video', 'file/a.mov', (), 'cannot write to the folder'),
+        ('video', 'file', (), 'is a file; expected a folder for PNG files'),
         ('video', 'out.avi', (), "got the ending '.avi'"),
     ],
 )
@@ -164,7 +183,9 @@ def test_mistakes__one_message(tmp_path, capsys, kind, out, options, message):
     if kind == 'video':
         source = make_clip(tmp_path)
     folder = source.parent if kind == 'folder' else source
+    options = [tmp_path / own if own.endswith('.json') else own for own in options]
     assert run(kind, folder, tmp_path / out, *options) == 2
+    assert not (tmp_path / 'out').exists() or not any((tmp_path / 'out').iterdir())
     assert message in one_error(capsys)
     assert not list(tmp_path.rglob('*.part*'))
 

@@ -1,7 +1,7 @@
 """Drawn portraits with soft mattes, made by `tools/make_synthetic.py data/portraits --preset portraits`.
 
-For pictures of 256 pixels. For 512 make them with `--size 512` and take, in the leaf, `_base_.train_pipeline_512` and
-`_base_.test_pipeline_512` as in person_parsing.py.
+For pictures of 256 pixels. For 512 make them with `--size 512` and take, in the leaf, `_base_.train_pipeline_512`,
+`_base_.test_pipeline_512` and `_base_.tta_pipeline_512` as in person_parsing.py.
 """
 
 data_root = 'data/portraits/'
@@ -48,10 +48,47 @@ def test_steps(size: int) -> list:
     ]
 
 
+def tta_steps(size: int, larger: int) -> list:
+    """For `tools/test.py --tta`: the photo as it is and mirrored, each at two sizes."""
+    return [
+        dict(type='mmext.LoadImage'),
+        dict(
+            type='TestTimeAug',
+            transforms=[
+                [
+                    dict(type='mmext.AlphaResize', scale=(size, size), keep_ratio=True),
+                    dict(type='mmext.AlphaResize', scale=(larger, larger), keep_ratio=True),
+                ],
+                [
+                    dict(type='mmext.AlphaFlip', prob=0.0),
+                    dict(type='mmext.AlphaFlip', prob=1.0, direction='horizontal'),
+                ],
+                # Behind the mirror: predictions are turned back.
+                [dict(type='mmext.LoadAlpha')],
+                [
+                    dict(
+                        type='mmext.PackMatteInputs',
+                        meta_keys=(
+                            'img_path',
+                            'ori_shape',
+                            'img_shape',
+                            'scale_factor',
+                            'flip',
+                            'flip_direction',
+                        ),
+                    )
+                ],
+            ],
+        ),
+    ]
+
+
 train_pipeline = train_steps(image_size)
 test_pipeline = test_steps(image_size)
 train_pipeline_512 = train_steps(512)
 test_pipeline_512 = test_steps(512)
+tta_pipeline = tta_steps(image_size, 320)
+tta_pipeline_512 = tta_steps(512, 640)
 
 train_dataloader = dict(
     batch_size=8,

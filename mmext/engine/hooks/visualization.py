@@ -25,8 +25,8 @@ class InstanceVisualizationHook(Hook):
         draw: whether to paint at all.
         interval: validation steps between two pictures, each of the first photo of its batch. Tests paint every photo.
         score_thr: lowest score of an object that is painted.
-        test_out_dir: folder for the pictures of a test, named like their photos; below the run's own where it is
-            relative. None leaves them to the visualizer's backends.
+        test_out_dir: folder for the pictures of a test, named like their photos, with folders of the photo before the
+            name where that is taken (`b_1.jpg`); below the run's own folder where it is relative. None leaves them to the visualizer's backends.
         backend_args: of mmengine's file backend for the photos; None for local files.
     """
 
@@ -44,6 +44,7 @@ class InstanceVisualizationHook(Hook):
         self.score_thr = score_thr
         self.test_out_dir = test_out_dir
         self.num_tested = 0
+        self._taken: set[str] = set()
         self._load = TRANSFORMS.build(dict(type='mmext.LoadImage', backend_args=backend_args))
 
     def after_val_iter(
@@ -73,8 +74,15 @@ class InstanceVisualizationHook(Hook):
             out_file = None
             if self.test_out_dir is not None:
                 folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)
-                out_file = str(folder / Path(sample.img_path).name)
+                out_file = str(folder / self._free_name(Path(sample.img_path)))
             self._paint(runner, 'test_img', sample, self.num_tested, out_file)
+
+    def _free_name(self, photo: Path) -> str:
+        """The name of a photo; of photos of one name in several folders, so much of the path that none is lost."""
+        names = ['_'.join(photo.parts[-count:]) for count in range(1, len(photo.parts))]
+        name = next((name for name in names if name not in self._taken), names[-1])
+        self._taken.add(name)
+        return name
 
     def _paint(
         self, runner: Runner, name: str, sample: Any, step: int, out_file: str | None = None

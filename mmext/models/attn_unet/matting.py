@@ -14,7 +14,6 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from mmext.models.attn_unet.deployed import DeployedNetwork
 from mmext.models.attn_unet.objective import (
     MatteTruth,
     matte_accuracy,
@@ -22,6 +21,7 @@ from mmext.models.attn_unet.objective import (
     matte_losses,
     resize_matte,
 )
+from mmext.models.common.deployed import DeployedNetwork
 from mmext.models.common.folding import switch_to_deploy
 from mmext.registry import MODELS
 
@@ -89,7 +89,8 @@ class MatteEncoderDecoder(EncoderDecoder):
     def init_weights(self) -> None:
         """Initialise, and give losses that compare features a copy of the encoder as it then is.
 
-        A resumed run comes through here too, before it loads its checkpoint: it draws or reads the same copy.
+        A resumed run comes through here too, before it loads its checkpoint: it reads the same copy or, with the same
+        seed, draws it.
         """
         super().init_weights()
         preprocessor = self.data_preprocessor

@@ -73,7 +73,8 @@ class PerceptualLoss(MatteLoss):
     Args:
         loss_weight: factor of the term.
         feature_net: file of VGG16's weights under torchvision's names; or 'encoder' for the first levels of the model's
-            own encoder as it is at the start of the training, which needs no file. Nothing is downloaded.
+            own encoder as it is once initialised, with the weights of its `checkpoint` or random ones, and before
+            `load_from` is read. That needs no file. Nothing is downloaded.
         mode: 'composite' shows the network the cut-out on a plain background; 'mask' the alpha as a grey image.
         background: grey value in [0, 1] of that background, or 'random' for a random colour for each image and step.
         max_size: images whose long side is larger are shrunk to it.

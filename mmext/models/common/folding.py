@@ -8,7 +8,7 @@ whatever is loaded into the deploy form is folded again. The price is the memory
 Shapes: B batch, I and O channels in and out, G groups, K x K the kernel.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,6 @@ class FoldedConv(FoldedLinear):
         )
 
 
-@runtime_checkable
 class Foldable(Protocol):
     """A module with a deploy form.
 
@@ -121,9 +120,9 @@ def switch_to_deploy(module: nn.Module) -> None:
         )
     # Children first: a block that folds them together replaces what they have folded by themselves.
     for part in reversed(list(module.modules())):
-        if isinstance(part, Foldable):
+        if _is_foldable(part):
             if part.folded is None:
-                part.register_load_state_dict_post_hook(_fold_again)
+                cast(nn.Module, part).register_load_state_dict_post_hook(_fold_again)
             _fold(part)
 
 
@@ -132,10 +131,20 @@ def is_deployed(module: nn.Module) -> bool:
     return any(isinstance(part, FoldedLinear) for part in module.modules())
 
 
-def fold_norm(conv: nn.Module, norm: nn.Module) -> Kernel:
+def restore_from_deploy(module: nn.Module) -> None:
+    """Bring every `Foldable` of a network back into the form that trains, which has never left; once there, it stays."""
+    for part in module.modules():
+        if _is_foldable(part):
+            part.folded = None
+
+
+def fold_norm(conv: nn.Module, norm: nn.Module, dtype: torch.dtype = torch.float64) -> Kernel:
     """The kernel that does what a convolution and the batch norm behind it do in eval mode.
 
-    It is float64, so that only the rounding of the result remains.
+    Args:
+        conv: the convolution.
+        norm: the batch norm.
+        dtype: of the computation and of the kernel; of float64 only the rounding of the result remains.
 
     Raises:
         ValueError: the norm has no running statistics, so that what it does depends on its input.
@@ -146,14 +155,14 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> Kernel:
             f'fold_norm: got {type(norm).__name__} behind a convolution, expected a batch norm with running statistics, '
             "such as norm_cfg=dict(type='BN'). Other norms have no deploy form."
         )
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * factor
+    factor = (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    shift = -norm.running_mean.to(dtype) * factor
     if norm.affine:
-        factor, shift = factor * norm.weight.double(), shift * norm.weight.double()
-        shift = shift + norm.bias.double()
+        factor, shift = factor * norm.weight.to(dtype), shift * norm.weight.to(dtype)
+        shift = shift + norm.bias.to(dtype)
     if conv.bias is not None:
-        shift = shift + conv.bias.double() * factor
-    return Kernel(conv.weight.double() * factor[:, None, None, None], shift)
+        shift = shift + conv.bias.to(dtype) * factor
+    return Kernel(conv.weight.to(dtype) * factor[:, None, None, None], shift)
 
 
 def fold_pair(conv: nn.Module, norm: nn.Module) -> FoldedConv:
@@ -175,6 +184,12 @@ def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*parts).eval()
 
 
+def _is_foldable(part: object) -> TypeGuard[Foldable]:
+    # Not isinstance() with a runtime protocol: since Python 3.12 that does not see modules among the attributes of a
+    # module, so that whatever is folded would be no Foldable any more.
+    return hasattr(part, 'fold') and hasattr(part, 'folded')
+
+
 def _fold(part: Foldable) -> None:
     # Tensors born in inference mode could not be copied or moved like others later.
     with torch.inference_mode(False), torch.no_grad():
@@ -183,5 +198,5 @@ def _fold(part: Foldable) -> None:
 
 def _fold_again(part: nn.Module, _: object) -> None:
     """Loading has changed the parameters."""
-    if isinstance(part, Foldable) and part.folded is not None:
+    if _is_foldable(part) and part.folded is not None:
         _fold(part)

@@ -8,8 +8,10 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmext.models.common.deployed import DeployedNetwork
+from mmext.models.common.folding import switch_to_deploy
 from mmext.models.common.placement import place_in_original
 from mmext.models.localizer.outputs import Localization, LocalizerTargets
 from mmext.models.localizer.vote_head import VoteOutputs
@@ -21,8 +23,8 @@ class SingleObjectLocalizer(BaseDetector):
     """Backbone and head that find the class and the box of the one object in an image.
 
     Args:
-        backbone: config of any backbone of mmext, mmdet or timm and transformers wrappers of these: images (B, 3, H, W)
-            to a tuple of feature maps, finest first.
+        backbone: config of any backbone of mmext or mmdet, or of transformers by `mmext.TransformersBackbone`: images
+            (B, 3, H, W) to a tuple of feature maps, finest first.
         head: config of `mmext.VoteHead` or `mmext.LocalizerHead`.
         neck: config of what comes between, such as `mmdet.FPN`; None for nothing.
         data_preprocessor: config, `mmdet.DetDataPreprocessor` as a rule.
@@ -55,6 +57,7 @@ class SingleObjectLocalizer(BaseDetector):
         if neck is not None:
             self.neck = MODELS.build(neck)
         self.head = MODELS.build(head)
+        self.folded: nn.Module | None = None
 
     def set_class_counts(self, counts: Sequence[int]) -> None:
         """Tell the loss how many training images of each class there are; `mmext.ClassWeightHook` calls this."""
@@ -99,15 +102,35 @@ class SingleObjectLocalizer(BaseDetector):
             The samples with `pred_instances`, always one: `bboxes` (1, 4) xyxy in pixels of the original image, clipped
             to it, corners in order, `scores` (1,) the probability of the class, `labels` (1,), `probabilities` (1, K).
         """
-        outputs = self._forward(batch_inputs)
+        results = self.predict_by_outputs(
+            self._forward(batch_inputs), batch_data_samples, input_size=batch_inputs.shape[2:]
+        )
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def predict_by_outputs(
+        self,
+        outputs: Localization | VoteOutputs,
+        batch_data_samples: Sequence[DetDataSample],
+        *,
+        input_size: Sequence[int],
+    ) -> list[InstanceData]:
+        """What follows the network at inference.
+
+        Args:
+            outputs: of `mode='tensor'`.
+            batch_data_samples: see `predict`.
+            input_size: height and width of the network input.
+
+        Returns:
+            The `pred_instances` of `predict`.
+        """
         probabilities = outputs.class_logits.softmax(dim=1, dtype=torch.float32)
-        results = [
-            _instance(sample, box, probability, batch_inputs.shape[2:])
+        return [
+            _instance(sample, box, probability, input_size)
             for sample, box, probability in zip(
                 batch_data_samples, outputs.boxes.float(), probabilities, strict=True
             )
         ]
-        return self.add_pred_to_datasample(batch_data_samples, results)
 
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample] | None = None
@@ -121,7 +144,24 @@ class SingleObjectLocalizer(BaseDetector):
         Returns:
             `class_logits` (B, K), `boxes` (B, 4) xyxy normalised to the network input, and whatever else the head has.
         """
+        if self.folded is not None:
+            return self.folded(batch_inputs.contiguous(memory_format=torch.channels_last))
         return self.head(self.extract_feat(batch_inputs))
+
+    def switch_to_deploy(self) -> None:
+        """Fold every batch norm into the convolution before it, for faster inference; other norms stay.
+
+        Checkpoints are the same in both forms; see `mmext.models.common.folding`.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        switch_to_deploy(self)
+
+    def fold(self) -> nn.Module:
+        """The network of the deploy form, for `switch_to_deploy`; its kernels are stored channels last, as CPUs like."""
+        network = DeployedNetwork(self.backbone, self.neck if self.with_neck else None, self.head)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _read_targets(samples: Sequence[DetDataSample], batch_inputs: Tensor) -> LocalizerTargets:

@@ -4,9 +4,11 @@ See `mmext.models.common.folding` for what folding is and keeps.
 """
 
 import copy
+from typing import Any
 
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmext.models.common.folding import refuse_training
 
@@ -17,7 +19,7 @@ class DeployedNetwork(nn.Module):
     Args:
         backbone: images (N, 3, H, W) to maps. All three are copied.
         neck: maps to maps, or None.
-        head: maps to logits.
+        head: maps to its outputs.
     """
 
     backbone: nn.Module
@@ -32,8 +34,8 @@ class DeployedNetwork(nn.Module):
             )
         self.training = False
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits (N, C, h, w)."""
+    def forward(self, inputs: Tensor) -> Any:
+        """Images (N, 3, H, W) to what the head gives."""
         features = self.backbone(inputs)
         return self.head(features if self.neck is None else self.neck(features))
 
@@ -54,4 +56,7 @@ def _frozen(network: nn.Module) -> nn.Module:
             delattr(module, name)
             module.register_buffer(name, parameter.detach(), persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
+        if isinstance(module, _BatchNorm):
+            # Of those that stand behind no convolution: else torch puts their counters into state dicts without versions.
+            module.track_running_stats = False
     return network

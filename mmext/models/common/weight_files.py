@@ -93,6 +93,21 @@ def check_complete(
         raise ValueError(f'the tensors do not fit {model}: {listed}{more}')
 
 
+def check_finite(tensors: Mapping[str, Tensor], *, model: str) -> None:
+    """Every weight must be a number.
+
+    Raises:
+        ValueError: Infinity or NaN; names the first entries that hold them.
+    """
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        more = f' and {len(broken) - 3} more' if len(broken) > 3 else ''
+        raise ValueError(
+            f'{model}: {", ".join(broken[:3])}{more} are not finite: the training went wrong, or began without the '
+            'weights of the backbone; give another checkpoint'
+        )
+
+
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(file)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Size, Tensor
 
-from mmext.models.common.weight_files import check_complete
+from mmext.models.common.weight_files import check_complete, check_finite
 from mmext.models.deim.parts import (
     OFFICIAL,
     TRANSFORMERS,
@@ -168,13 +168,7 @@ def _check(
 ) -> None:
     model = f'{detected.title} with {detected.num_classes} classes'
     check_complete(tensors, expected, unknown=unknown, model=model)
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        more = f' and {len(broken) - 3} more' if len(broken) > 3 else ''
-        raise ValueError(
-            f'{model}: {", ".join(broken[:3])}{more} are not finite: the training went wrong, or began without the '
-            'weights of the backbone; give another checkpoint'
-        )
+    check_finite(tensors, model=model)
 
 
 def _own_name(published: str) -> str:

@@ -22,7 +22,7 @@ from mmext.models.common.mit_names import (
     give_encoder,
     take_encoder,
 )
-from mmext.models.common.weight_files import check_complete
+from mmext.models.common.weight_files import check_complete, check_finite
 from mmext.registry import MODELS
 
 # Prefixes of whole models.
@@ -279,9 +279,4 @@ def _check(
 ) -> None:
     model = f'{detected.title} with {detected.num_classes} classes'
     check_complete(tensors, expected, unknown=unknown, model=model)
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        more = f' and {len(broken) - 3} more' if len(broken) > 3 else ''
-        raise ValueError(
-            f'{model}: {", ".join(broken[:3])}{more} are not finite: the training went wrong; give another checkpoint'
-        )
+    check_finite(tensors, model=model)

@@ -56,7 +56,8 @@ def test_config__rate_ramps_up_to_the_optimizers_and_never_beyond(path):
     hooks = {hook.type for hook in cfg.custom_hooks}
     if types & {'LinearLR', 'mmext.FlatCosineLR'} and 'mmext.YOLOWarmupHook' not in hooks:
         assert found[0] <= 0.2 * base
-    assert max(found) == pytest.approx(base, rel=0.02) or max(found) < base
+    # Some ramps are longer than an epoch of so few steps.
+    assert 0.2 * base < max(found) <= 1.001 * base
     assert min(found[1:]) > 0.0
 
 

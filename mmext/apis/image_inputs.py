@@ -27,9 +27,13 @@ def find_images(inputs: Iterable[str | Path] | str | Path) -> list[Path]:
 
 
 def other_files(folder: Path) -> list[Path]:
-    """Files below a folder that `find_images` passes over for their ending, sorted; hidden ones are not counted."""
+    """Files below a folder that `find_images` passes over for their ending, sorted; what is hidden is not counted."""
     others = (path for path in folder.rglob('*') if path.is_file() and not _is_image(path))
-    return sorted(path for path in others if not path.name.startswith('.'))
+    return sorted(
+        path
+        for path in others
+        if not any(part.startswith('.') for part in path.relative_to(folder).parts)
+    )
 
 
 def relative_names(paths: Iterable[Path]) -> list[str]:

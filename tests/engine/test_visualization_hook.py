@@ -71,6 +71,13 @@ def test_hook__paints_in_the_frame_of_the_annotation(tmp_path, visualizer, size,
     assert painted[-4, -4].max() > 50
 
 
+def test_hook__names_of_photos_with_relative_paths():
+    hook = InstanceVisualizationHook(draw=True, test_out_dir='pictures')
+    photos = [Path('a/1.jpg'), Path('b/1.jpg'), Path('2.jpg'), Path('a/1.jpg')]
+    names = [hook._free_name(photo) for photo in photos]
+    assert names == ['1.jpg', 'b_1.jpg', '2.jpg', '1.jpg']
+
+
 def test_hook__photos_of_one_name_have_a_picture_each(tmp_path, visualizer):
     hook = InstanceVisualizationHook(draw=True, test_out_dir='pictures')
     runner = SimpleNamespace(work_dir=str(tmp_path), timestamp='now', visualizer=visualizer)

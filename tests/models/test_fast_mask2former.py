@@ -12,7 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mmext.models.query_seg import points
+from mmext.models.query_seg import criterion, points
 from mmext.models.query_seg.decoder import encode_positions
 from mmext.models.query_seg.points import PointRule
 from tests.models.mask2former_models import (
@@ -79,6 +79,14 @@ def test_loss__equals_mmdets(size, counts):
     assert_same_losses(theirs, ours, features, make_samples(*size, counts))
 
 
+def test_loss__average_of_processes_without_objects_of_ones_own(monkeypatch):
+    asked = []  # a process that left it out would leave the others waiting
+    monkeypatch.setattr(criterion, 'reduce_mean', lambda own: asked.append(own) or own)
+    _, ours = make_heads()
+    ours.loss(make_features(32, 32), make_samples(32, 32, (0, 0)))
+    assert asked == [2]
+
+
 def test_loss__ground_truth_in_pieces(monkeypatch):
     monkeypatch.setattr(points, 'MAX_CHUNK_PIXELS', 1)
     theirs, ours = make_heads()
@@ -102,9 +110,8 @@ def test_loss__projected_levels_and_stuff():
 
 def test_loss__masks_that_are_nowhere():
     theirs, ours = make_heads()
-    with (
-        torch.no_grad()
-    ):  # all mask logits far below 0: every row of every attention mask is blocked
+    with torch.no_grad():
+        # All mask logits far below 0: every row of every attention mask is blocked.
         theirs.pixel_decoder.mask_feature.bias.fill_(-100)
         theirs.mask_embed[-1].weight.fill_(0)
         theirs.mask_embed[-1].bias.fill_(1)
@@ -234,8 +241,9 @@ def test_loss__no_masks():
 
 
 def test_loss__masks_of_another_size():
-    _, ours = make_heads()
+    _, ours = make_heads(num_stuff=1)
     samples = make_samples(32, 30, (1,))
+    samples[0].gt_sem_seg = PixelData(sem_seg=torch.full((1, 32, 32), 3))
     samples[0].set_metainfo(dict(batch_input_shape=(32, 32)))
     with pytest.raises(
         ValueError, match=r'got masks of \(32, 30\).*expected \(32, 32\).*pad_mask=True'

@@ -153,3 +153,18 @@ def test_training__learns_eight_images_by_heart(name):
     # The sigmoid of the plain head may stick at the edge of the image.
     limit, num_found = (3.0, 8) if name == 'localizer-votes' else (5.0, 6)
     assert sum(error < limit for error in errors) >= num_found
+
+
+def test_deploy__twice_and_with_a_backbone_that_folds_itself():
+    config = copy.deepcopy(SYSTEMS['localizer-votes'])
+    config['backbone'] = dict(type='mmext.HGNetv2', arch='atto', out_indices=(0, 1, 2))
+    config['head']['in_channels'] = [64, 256, 256]
+    model = MODELS.build(config).eval()
+    images, weights = torch.randn(2, 3, 64, 64), copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        expected = model(images, mode='tensor').boxes
+        for deploy in (model.switch_to_deploy, model.switch_to_deploy):
+            deploy()
+            torch.testing.assert_close(model(images, mode='tensor').boxes, expected)
+        model.load_state_dict(weights)
+        torch.testing.assert_close(model(images, mode='tensor').boxes, expected)

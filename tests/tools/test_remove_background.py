@@ -124,7 +124,7 @@ def test_folder__equal_stems_and_several_products(tmp_path):
 
 def test_folder__files_of_other_kinds_are_counted(tmp_path, capsys):
     save_photo(tmp_path / 'in' / 'a.png')
-    for name in ('x/1.HEIC', '2.heic', 'notes.txt', 'README', '.DS_Store'):
+    for name in ('x/1.HEIC', '2.heic', 'notes.txt', 'README', '.DS_Store', '.git/HEAD'):
         path = tmp_path / 'in' / name
         path.parent.mkdir(exist_ok=True)
         path.touch()

@@ -44,7 +44,7 @@ class InstanceVisualizationHook(Hook):
         self.score_thr = score_thr
         self.test_out_dir = test_out_dir
         self.num_tested = 0
-        self._taken: set[str] = set()
+        self._taken: dict[str, Path] = {}
         self._load = TRANSFORMS.build(dict(type='mmext.LoadImage', backend_args=backend_args))
 
     def after_val_iter(
@@ -79,10 +79,11 @@ class InstanceVisualizationHook(Hook):
 
     def _free_name(self, photo: Path) -> str:
         """The name of a photo; of photos of one name in several folders, so much of the path that none is lost."""
-        names = ['_'.join(photo.parts[-count:]) for count in range(1, len(photo.parts))]
-        name = next((name for name in names if name not in self._taken), names[-1])
-        self._taken.add(name)
-        return name
+        parts = photo.absolute().parts[1:]
+        names = ['_'.join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        # a_b/1.jpg and a/b_1.jpg: the last resort is a number.
+        names.append(f'{len(self._taken)}_{names[-1]}')
+        return next(name for name in names if self._taken.setdefault(name, photo) == photo)
 
     def _paint(
         self, runner: Runner, name: str, sample: Any, step: int, out_file: str | None = None

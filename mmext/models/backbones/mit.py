@@ -1,7 +1,7 @@
 """Mix Transformer, the encoder of SegFormer, at the sizes B0 to B5.
 
 Source: SegFormer (https://arxiv.org/abs/2105.15203). Entries of the state dict have the names that they have in mmseg's
-`MixVisionTransformer`, and settings too, so that `type` is all that changes in a config of mmseg.
+`MixVisionTransformer`, and settings too; a pretrained file is given as `checkpoint` instead of `init_cfg`.
 """
 
 import math

@@ -56,6 +56,9 @@ def _frozen(network: nn.Module) -> nn.Module:
             delattr(module, name)
             module.register_buffer(name, parameter.detach(), persistent=False)
         module._non_persistent_buffers_set.update(module._buffers)
+        # Blocks that fold themselves would do so again once weights are loaded; their norms are gone by now.
+        module._load_state_dict_post_hooks.clear()
+        module.training = False  # of what stands for the norms
         if isinstance(module, _BatchNorm):
             # Of those that stand behind no convolution: else torch puts their counters into state dicts without versions.
             module.track_running_stats = False

@@ -106,11 +106,13 @@ class Foldable(Protocol):
 
 
 def switch_to_deploy(module: nn.Module) -> None:
-    """Bring every `Foldable` of a network into its deploy form; once there, it stays as it is.
+    """Bring every `Foldable` of a network into its deploy form; a second call changes nothing.
 
     Raises:
         ValueError: a part is in training mode, or has a norm that cannot be folded.
     """
+    # What is folded may hold copies of parts, which are not to be folded themselves.
+    restore_from_deploy(module)
     training = [name for name, part in module.named_modules() if part.training]
     if training:
         raise ValueError(
@@ -121,7 +123,8 @@ def switch_to_deploy(module: nn.Module) -> None:
     # Children first: a block that folds them together replaces what they have folded by themselves.
     for part in reversed(list(module.modules())):
         if _is_foldable(part):
-            if part.folded is None:
+            hooks = cast(nn.Module, part)._load_state_dict_post_hooks
+            if _fold_again not in hooks.values():
                 cast(nn.Module, part).register_load_state_dict_post_hook(_fold_again)
             _fold(part)
 

@@ -115,26 +115,21 @@ class PointCriterion:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """N scalars of the mask loss and N of the Dice loss."""
         counts = [own.shape[2] for own in pairs]
+        # Before a batch without objects leaves: the other processes would wait for this one.
+        divisor = average_count(counts, features)
         if sum(counts) == 0:
             # Empty slices: the loss of a batch without objects is 0, but has a gradient to every parameter.
             nothing = embeddings[:, :, :0].sum(dim=(1, 2, 3)) + features[:0].sum()
             return list(nothing), list(nothing)
-        # As in mmdet, an image without objects counts as one.
-        divisor = features.new_tensor(float(sum(max(count, 1) for count in counts)))
-        divisor = reduce_mean(divisor).clamp(min=1)
 
         losses_mask, losses_dice = [], []
         masks = predict_matched(embeddings, features, pairs)
         for output, generator in enumerate(generators):
             own_masks = torch.cat([of_image[output] for of_image in masks])  # M x h x w
             grid = self.points.choose_own(own_masks, generator)
+            places = zip(truths, pairs, grid.split(counts), strict=True)
             targets = torch.cat(
-                [
-                    sample_own_truth(truth.masks, gt[output], places)
-                    for truth, (_, gt), places in zip(
-                        truths, pairs, grid.split(counts), strict=True
-                    )
-                ]
+                [sample_own_truth(truth.masks, gt[output], own) for truth, (_, gt), own in places]
             )
             loss_mask, loss_dice = checkpoint(
                 self._point_losses,
@@ -159,6 +154,20 @@ class PointCriterion:
             logits.reshape(-1), targets.reshape(-1), avg_factor=divisor * grid.shape[1]
         )
         return loss_mask, loss_dice
+
+
+def average_count(counts: Sequence[int], like: Tensor) -> Tensor:
+    """Matched objects of a process, the mean over all processes and at least 1; every process must ask, in every step.
+
+    Args:
+        counts: of the images of this process. As in mmdet, an image without objects counts as one.
+        like: any tensor, for device and type.
+
+    Returns:
+        A scalar.
+    """
+    count = like.new_tensor(float(sum(max(own, 1) for own in counts)))
+    return reduce_mean(count).clamp(min=1)
 
 
 def predict_matched(

@@ -147,16 +147,16 @@ def read_truth(sample: DetDataSample, num_things: int, num_classes: int) -> Imag
         )
     labels = instances.labels
     masks = instances.masks.to_tensor(dtype=torch.bool, device=labels.device)
-    if 'gt_sem_seg' in sample:
-        seg = sample.gt_sem_seg.sem_seg[0]
-        present = seg.unique().tolist()
-        stuff = [label for label in present if num_things <= label < num_classes]
-        labels = torch.cat([labels, labels.new_tensor(stuff)])
-        masks = torch.cat([masks, *((seg == label)[None] for label in stuff)])
     size = sample.metainfo.get('batch_input_shape', masks.shape[1:])
     if tuple(size) != tuple(masks.shape[1:]):
         raise ValueError(
             f'FastMask2FormerHead: got masks of {tuple(masks.shape[1:])} (height, width), expected {tuple(size)}, the '
             'size of the network input. Set pad_mask=True in the data_preprocessor (and in BatchFixedSizePad).'
         )
+    if 'gt_sem_seg' in sample:
+        seg = sample.gt_sem_seg.sem_seg[0]
+        present = seg.unique().tolist()
+        stuff = [label for label in present if num_things <= label < num_classes]
+        labels = torch.cat([labels, labels.new_tensor(stuff)])
+        masks = torch.cat([masks, *((seg == label)[None] for label in stuff)])
     return ImageTruth(labels, masks)

@@ -16,6 +16,13 @@ import mmext  # noqa: F401
 # whenever a data set is built, which took 0.4 s each time and a quarter of the whole suite.
 gc.disable()
 
+# Classes of mmengine that keep their instances by name.
+MANAGED = (
+    ('mmengine.logging', 'MMLogger'),
+    ('mmengine.logging', 'MessageHub'),
+    ('mmengine.visualization', 'Visualizer'),
+)
+
 
 def pytest_collection_finish() -> None:
     """From here on garbage is looked for among the objects of the tests alone."""
@@ -54,11 +61,20 @@ def own_default_scope() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_loggers() -> Iterator[None]:
-    """A logger of mmengine writes to the standard error of the test that made it, which is closed behind that test."""
+def fresh_singletons() -> Iterator[None]:
+    """mmengine keeps loggers, visualizers and message hubs by the name of the run, which has its second in it: of two
+    runs of one name in one second, the other's test gets the first one's, with its folder and closed streams."""
     yield
-    if 'mmengine.logging' in sys.modules:
-        sys.modules['mmengine.logging'].MMLogger._instance_dict.clear()
+    for module, name in MANAGED:
+        if module in sys.modules:
+            for kind in with_subclasses(getattr(sys.modules[module], name)):
+                kind._instance_dict.clear()
+
+
+def with_subclasses(kind: type) -> Iterator[type]:
+    yield kind
+    for own in kind.__subclasses__():
+        yield from with_subclasses(own)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -128,7 +128,7 @@ def measure_pair(networks: Sequence[tuple[str, Network]], args: argparse.Namespa
         cells = [name]
         for part in range(2):  # the whole and the decoder
             waited, used = times[:, 2 * index + part]
-            cells += [f'{np.median(waited):.0f}', f'{np.median(used):.0f}']
+            cells += [f'{np.median(waited):.1f}', f'{np.median(used):.1f}']
             cells.append(f'{np.median(times[0, part] / waited):.2f}')
         rows.append([*cells, f'{(logits[index] - logits[0]).abs().max():.1e}'])
     return rows

@@ -32,7 +32,7 @@ from mmext.apis.cutout_report import time_summary
 from mmext.apis.foreground import METHODS
 from mmext.apis.memory import in_fresh_process, peak_on_cpu
 from mmext.apis.photo_files import PNG_LEVEL, write_png
-from mmext.tools.command import add_traceback_argument, check_checkpoint, run_command
+from mmext.tools.command import add_traceback_argument, check_checkpoint, publish, run_command
 
 MEGA = 10**6
 # (height, width)
@@ -168,10 +168,7 @@ def benchmark(args: argparse.Namespace) -> None:
         if args.memory:
             tables.append(memory_table(subjects, args, Path(folder)))
     text = '\n\n'.join(tables)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{text}\n', encoding='utf-8')
+    publish(text, args.out)
 
 
 def limit_threads(count: int, methods: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from mmext.models.backbones.dinov3 import ARCHS
 from mmext.models.deim.parts import part_configs
 from mmext.models.deim.variants import NUM_COCO_CLASSES, VARIANTS, Variant
 from mmext.registry import MODELS
-from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.command import add_traceback_argument, publish, run_command
 
 MEGA, GIGA = 10**6, 10**9
 FORMS = ('plain', 'port', 'eval', 'deploy')
@@ -298,10 +298,7 @@ def benchmark(args: argparse.Namespace) -> None:
         f'torch {torch.__version__} on the CPU, {args.threads} thread(s), one image at a time at the size of the variant, '
         f'float32, {args.repeat} rounds, all forms in turn.'
     )
-    print(f'{title}\n\n{table}')
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{title}\n\n{table}\n', encoding='utf-8')
+    publish(f'{title}\n\n{table}', args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from torch import nn
 
 from mmext.apis.memory import in_fresh_process, peak_on_cpu
 from mmext.apis.model import init_model, read_config
-from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.command import add_traceback_argument, publish, run_command
 
 MEGA = 10**6
 SIDES = (16, 128)  # pixels of the network input
@@ -163,10 +163,7 @@ def benchmark(args: argparse.Namespace) -> None:
         peaks = in_fresh_process(measure, variant, objects, args.size)
         lines.append([variant.name, *(f'{peak / MEGA:.0f}' for peak in peaks)])
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    print(table)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{table}\n', encoding='utf-8')
+    publish(table, args.out)
 
 
 def read_numbers(text: str) -> list[int]:

@@ -28,7 +28,7 @@ from mmext.apis.memory import in_fresh_process, peak_on_cpu
 from mmext.apis.model import read_config
 from mmext.registry import MODELS
 from mmext.tools.benchmark_memory import make_truth
-from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.command import add_traceback_argument, publish, run_command
 
 MEGA = 10**6
 HEADS = {'mmdet': 'mmdet.Mask2FormerHead', 'mmext': 'mmext.FastMask2FormerHead'}
@@ -176,10 +176,7 @@ def benchmark(args: argparse.Namespace) -> None:
         f'torch {torch.__version__} on the CPU, {args.threads} thread(s), one image of {args.size} x {args.size} with '
         f'{args.objects} objects, {config.num_queries} queries, float32, {args.repeat} rounds, heads in turn.'
     )
-    print(f'{title}\n\n{table}')
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{title}\n\n{table}\n', encoding='utf-8')
+    publish(f'{title}\n\n{table}', args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from mmext.models.segformer.weights import (
 )
 from mmext.registry import MODELS
 from mmext.tools.benchmark_queries import time_in_turn
-from mmext.tools.command import add_traceback_argument, run_command
+from mmext.tools.command import add_traceback_argument, publish, run_command
 
 SIZES = {size: depths for depths, size in DEPTHS.items()}
 _UNITS = ['(ms)', '(processor ms)', 'faster']
@@ -157,10 +157,7 @@ def benchmark(args: argparse.Namespace) -> None:
         f'SegFormer {args.size.upper()}, {args.classes} classes, one image of {args.side} x {args.side}, torch '
         f'{torch.__version__} on the CPU, {args.threads} thread(s), float32, {args.repeat} rounds in turn.'
     )
-    print(f'{title}\n\n{table}')
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{title}\n\n{table}\n', encoding='utf-8')
+    publish(f'{title}\n\n{table}', args.out)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

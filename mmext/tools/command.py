@@ -72,6 +72,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def publish(text: str, out: Path | None) -> None:
+    """Prints a result, and writes it to a file, in a new folder where need be, if one is named."""
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(f'{text}\n', encoding='utf-8')
+
+
 def add_traceback_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the argument that `run_command` asks for."""
     parser.add_argument('--traceback', action='store_true', help='show where an error comes from')

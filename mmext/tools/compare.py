@@ -32,7 +32,7 @@ from mmext.apis.profiling import (
     time_interleaved,
 )
 from mmext.evaluation.result_files import read_result_file
-from mmext.tools.command import add_traceback_argument, check_checkpoint, run_command
+from mmext.tools.command import add_traceback_argument, check_checkpoint, publish, run_command
 
 NO_RESULTS = 'none'
 MEGA = 10**6
@@ -261,10 +261,7 @@ def compare(args: argparse.Namespace) -> None:
         [Path(subject.config).stem for subject in subjects],
         measure(subjects, args) | score_rows(scores),
     )
-    print(f'{title}\n\n{table}')
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f'{title}\n\n{table}\n', encoding='utf-8')
+    publish(f'{title}\n\n{table}', args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

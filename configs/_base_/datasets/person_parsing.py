@@ -12,6 +12,8 @@ For pictures of 256 pixels. For 512, in the leaf:
 puts every fourth person before a drawn background, for photos that will not be taken in streets; not measured.
 """
 
+_base_ = './matte_pipelines.py'
+
 data_root = 'data/person_parsing/'
 image_size = 256
 
@@ -78,57 +80,8 @@ def train_steps(size: int, geometry: list, colour: list) -> list:
     ]
 
 
-def test_steps(size: int) -> list:
-    """The whole picture; LoadAlpha behind the resizing keeps the truth at the original size."""
-    return [
-        dict(type='mmext.LoadImage'),
-        dict(type='mmext.AlphaResize', scale=(size, size), keep_ratio=True),
-        dict(type='mmext.LoadAlpha'),
-        dict(type='mmext.PackMatteInputs'),
-    ]
-
-
-def tta_steps(size: int, larger: int) -> list:
-    """For `tools/test.py --tta`: the photo as it is and mirrored, each at two sizes."""
-    return [
-        dict(type='mmext.LoadImage'),
-        dict(
-            type='TestTimeAug',
-            transforms=[
-                [
-                    dict(type='mmext.AlphaResize', scale=(size, size), keep_ratio=True),
-                    dict(type='mmext.AlphaResize', scale=(larger, larger), keep_ratio=True),
-                ],
-                [
-                    dict(type='mmext.AlphaFlip', prob=0.0),
-                    dict(type='mmext.AlphaFlip', prob=1.0, direction='horizontal'),
-                ],
-                # Behind the mirror: predictions are turned back.
-                [dict(type='mmext.LoadAlpha')],
-                [
-                    dict(
-                        type='mmext.PackMatteInputs',
-                        meta_keys=(
-                            'img_path',
-                            'ori_shape',
-                            'img_shape',
-                            'scale_factor',
-                            'flip',
-                            'flip_direction',
-                        ),
-                    )
-                ],
-            ],
-        ),
-    ]
-
-
 train_pipeline = train_steps(image_size, augmentations, colours)
-test_pipeline = test_steps(image_size)
 train_pipeline_512 = train_steps(512, augmentations, colours)
-test_pipeline_512 = test_steps(512)
-tta_pipeline = tta_steps(image_size, 320)
-tta_pipeline_512 = tta_steps(512, 640)
 train_pipeline_albumentations = train_steps(image_size, albumentations, [])
 train_pipeline_backgrounds = train_steps(image_size, [*backgrounds, *augmentations], colours)
 
@@ -158,7 +111,7 @@ val_dataloader = dict(
         ann_file='val.txt',
         data_prefix=dict(img='images', alpha='alpha'),
         test_mode=True,
-        pipeline=test_pipeline,
+        pipeline=_base_.test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

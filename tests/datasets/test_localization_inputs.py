@@ -66,7 +66,7 @@ def write_csv(path: Path, kind: str) -> Path:
 
 
 @every_kind
-@pytest.mark.parametrize('config', ['votes_r18-half', 'plain_cnn'])
+@pytest.mark.parametrize('config', ['votes_csp-n', 'plain_cnn'])
 def test_training__a_sample_of_three_channels_with_its_box(folder, tmp_path, kind, config):
     cfg = Config.fromfile(CONFIGS / f'localizer-{config}_1xb32-37e_face-mask.py')
     path = write_csv(tmp_path / 'train.csv', kind)
@@ -95,7 +95,7 @@ def test_prediction__as_of_the_pixels_themselves(folder, kind):
     torch.manual_seed(0)
     model = copy.deepcopy(SYSTEMS['localizer-votes'])
     loader = Config.fromfile(
-        CONFIGS / 'localizer-votes_r18-half_1xb32-37e_face-mask.py'
+        CONFIGS / 'localizer-votes_csp-n_1xb32-37e_face-mask.py'
     ).test_dataloader
     for step in loader.dataset.pipeline:
         if step.type == 'mmdet.Resize':

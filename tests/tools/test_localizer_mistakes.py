@@ -200,7 +200,7 @@ def test_truth__bad_rows(folder, capsys):
 
 def run_config(folder: Path, tmp_path: Path, ann_file: str) -> Path:
     """The shipped default on four photos, narrow, for one iteration."""
-    shipped = 'localizer-votes_r18-half_1xb32-37e_face-mask.py'
+    shipped = 'localizer-votes_csp-n_1xb32-37e_face-mask.py'
     cfg = Config.fromfile(Path(__file__).resolve().parents[2] / 'configs' / 'localizer' / shipped)
     model = copy.deepcopy(SYSTEMS['localizer-votes'])
     model['head']['num_classes'] = 2

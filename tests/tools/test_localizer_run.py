@@ -87,7 +87,7 @@ def test_readme__config_for_photos_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     'shipped',
     [
-        'localizer-votes_r18-half_1xb32-37e_face-mask.py',
+        'localizer-votes_csp-n_1xb32-37e_face-mask.py',
         'localizer-plain_cnn_1xb32-37e_face-mask.py',
     ],
 )

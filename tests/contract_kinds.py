@@ -153,6 +153,7 @@ class Semantics:
 KINDS = {
     # Which does not clip, as the published models do not.
     'mmext.DEIM': Instances(clips=False),
+    'mmext.DEIMMultimodal': Instances(clips=False),
     'mmext.MatteEncoderDecoder': Mattes(),
     'mmext.SingleObjectLocalizer': Instances(max_objects=1),
     'mmseg.EncoderDecoder': Semantics(),

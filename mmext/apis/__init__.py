@@ -4,6 +4,9 @@ from mmext.apis.background import BackgroundRemover
 from mmext.apis.cutout import Cutout
 from mmext.apis.inferencer import InstanceInferencer, Prediction
 from mmext.apis.model import init_model, init_tta_model
+from mmext.apis.semantic import SemanticSegmenter
+from mmext.apis.semantic_result import Segmentation
+from mmext.apis.semantic_windows import Slide
 from mmext.apis.tiling import Tiling
 
 __all__ = [
@@ -11,6 +14,9 @@ __all__ = [
     'Cutout',
     'InstanceInferencer',
     'Prediction',
+    'Segmentation',
+    'SemanticSegmenter',
+    'Slide',
     'Tiling',
     'init_model',
     'init_tta_model',

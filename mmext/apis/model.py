@@ -13,6 +13,7 @@ from torch import nn
 
 from mmext.engine.checkpoint import bare_model, load_checkpoint_report, read_checkpoint
 from mmext.engine.config_file import load_config_file
+from mmext.models.common.folding import switch_to_deploy
 from mmext.registry import readable_registry_errors
 
 
@@ -101,16 +102,20 @@ def init_tta_model(
 def deploy(model: nn.Module) -> None:
     """Bring a model into its deploy form, which gives the same results in less time, where it has one.
 
-    A norm without a deploy form is logged and the model still right: what was folded before stays folded.
+    Models that have none of their own, such as mmseg's `EncoderDecoder`, may have parts that have one. A norm without a
+    deploy form is logged and the model still right: what was folded before stays folded.
+    `mmext.models.common.folding.restore_from_deploy(model)` leads back.
 
     Args:
         model: in evaluation, with its weights, on its device; one within test-time augmentation too.
     """
-    switch = getattr(bare_model(model), 'switch_to_deploy', None)
-    if switch is None:
-        return
+    bare = bare_model(model)
+    own_switch = getattr(bare, 'switch_to_deploy', None)
     try:
-        switch()
+        if own_switch is None:
+            switch_to_deploy(bare)
+        else:
+            own_switch()
     except ValueError as error:
         print_log(f'not in deploy form, only slower: {error}', 'current', level=30)
 

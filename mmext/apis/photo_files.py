@@ -44,7 +44,7 @@ def read_photo(path: str | Path) -> Photo:
     try:
         with Image.open(path) as image:
             image.load()
-            return _photo(ImageOps.exif_transpose(image))
+            return photo_of(image)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
@@ -83,7 +83,13 @@ def write_png(
         part.unlink(missing_ok=True)
 
 
-def _photo(image: Image.Image) -> Photo:
+def photo_of(image: Image.Image) -> Photo:
+    """An image of Pillow as `read_photo` gives that of a file.
+
+    Raises:
+        ValueError: of a kind that is no photo.
+    """
+    image = ImageOps.exif_transpose(image)
     profile = image.info.get('icc_profile')
     if image.mode in DEEP_GREY:
         # Pillow's own conversion cuts everything above 255.

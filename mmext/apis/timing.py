@@ -55,7 +55,7 @@ def timed_test_step(model: nn.Module, data: dict[str, Any]) -> TimedStep:
         model: with `test_step`, as mmengine's models have it.
         data: a batch, `inputs` and `data_samples`.
     """
-    clock = _clock(model)
+    clock = model_clock(model)
     moments: dict[str, float] = {}
 
     def begin(*_: object) -> None:
@@ -83,7 +83,7 @@ def _parts(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return [parts[name] for name in names if name in parts]
 
 
-def _clock(model: nn.Module) -> Callable[[], float]:
+def model_clock(model: nn.Module) -> Callable[[], float]:
     """A clock that waits for the work that was sent to a GPU."""
     parameter = next(model.parameters(), None)
     if parameter is None or parameter.device.type != 'cuda':

@@ -8,10 +8,15 @@ import numpy as np
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
+from PIL import Image
 from torch.utils.data import Sampler
 
 from mmext.datasets.checks import checked_fraction
+from mmext.datasets.image_files import DAMAGED
 from mmext.registry import DATA_SAMPLERS
+
+# In maps of classes: pixels without truth.
+NOT_LABELLED = 255
 
 
 class LabelledDataset(Protocol):
@@ -20,7 +25,7 @@ class LabelledDataset(Protocol):
     def __len__(self) -> int: ...
 
     def get_data_info(self, idx: int) -> dict:
-        """The record of an image; its `instances` have `bbox_label` and maybe `ignore_flag`."""
+        """The record of an image; its `instances` have `bbox_label` and maybe `ignore_flag`, or see `map_labels`."""
         ...
 
 
@@ -36,7 +41,8 @@ class ClassBalancedSampler(Sampler[int]):
     should come at least once.
 
     Args:
-        dataset: a data set whose records have `instances`.
+        dataset: a data set whose records have `instances`, or `seg_map_path` as those of mmseg: then an image shows the
+            classes of its map, which is read once, but for `background`.
         empty_fraction: share of the epoch, 0 to 1, that goes to images without objects. It is 0 where there
             are none and 1 where all are.
         power: 0 shows every image with objects equally often, 1 gives every class the same share.
@@ -44,9 +50,10 @@ class ClassBalancedSampler(Sampler[int]):
             divided by (1 - empty_fraction).
         seed: of the order; None takes one that all ranks share.
         shuffle: for configs that say it; False is ignored with a warning.
+        background: the class in maps that makes no image interesting; None where each does.
 
     Raises:
-        ValueError: a share or power outside its range, or an epoch of no images.
+        ValueError: a map that cannot be read, a share or power outside its range, or an epoch of no images.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class ClassBalancedSampler(Sampler[int]):
         num_samples: int | None = None,
         seed: int | None = None,
         shuffle: bool = True,
+        background: int | None = 0,
     ) -> None:
         checked_fraction(empty_fraction, 'empty_fraction')
         checked_fraction(power, 'power')
@@ -71,7 +79,8 @@ class ClassBalancedSampler(Sampler[int]):
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        labels = [image_labels(dataset.get_data_info(i)) for i in range(len(dataset))]
+        records = (dataset.get_data_info(i) for i in range(len(dataset)))
+        labels = [image_labels(record, background) for record in records]
         total = num_samples or _epoch_length(labels, empty_fraction)
         self.weights = image_weights(labels, empty_fraction, power) * total
         self.total = math.ceil(total / self.world_size) * self.world_size
@@ -97,10 +106,36 @@ class ClassBalancedSampler(Sampler[int]):
         self.epoch = epoch
 
 
-def image_labels(record: dict) -> list[int]:
-    """The classes of an image, each once; crowds and ignored objects do not count."""
+def image_labels(record: dict, background: int | None = None) -> list[int]:
+    """The classes of an image, each once; crowds, ignored objects and the background of a map do not count."""
+    if 'instances' not in record and 'seg_map_path' in record:
+        return [label for label in map_labels(record) if label != background]
     instances = record.get('instances', [])
     return sorted({int(o['bbox_label']) for o in instances if not o.get('ignore_flag', 0)})
+
+
+def map_labels(record: dict) -> list[int]:
+    """The classes in the map of an image, as mmseg's LoadAnnotations numbers them.
+
+    Args:
+        record: of a data set of mmseg: `seg_map_path`, and perhaps `reduce_zero_label` and `label_map`.
+
+    Raises:
+        ValueError: the map cannot be read.
+    """
+    path = record['seg_map_path']
+    try:
+        with Image.open(path) as image:
+            values = np.unique(np.asarray(image)).tolist()
+    except DAMAGED as error:
+        raise ValueError(
+            f'ClassBalancedSampler: the map {path} cannot be read ({error}). Check data_prefix.seg_map_path and '
+            'seg_map_suffix of the dataset'
+        ) from error
+    if record.get('reduce_zero_label'):
+        values = [value - 1 for value in values if value not in (0, NOT_LABELLED)]
+    changed = record.get('label_map') or {}
+    return sorted({changed.get(value, value) for value in values} - {NOT_LABELLED})
 
 
 def image_weights(

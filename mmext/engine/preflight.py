@@ -16,6 +16,7 @@ from torch import nn
 from mmext.engine import preflight_boxes as boxes
 from mmext.engine import preflight_checks as checks
 from mmext.engine.preflight_checks import Finding
+from mmext.engine.preflight_labels import check_label_maps
 from mmext.engine.preflight_mattes import check_mattes
 from mmext.structures.coco import read_coco_lists
 
@@ -148,7 +149,12 @@ def check_dataset(facts: DatasetFacts) -> list[Finding]:
 
 
 def head_classes(model: nn.Module) -> dict[str, int]:
-    """`num_classes` of every module that must know the classes: path in the model -> number."""
+    """`num_classes` of every module that must know the classes: path in the model -> number.
+
+    A model that finds classes by texts may have been given others than its detector was trained on.
+    """
+    if isinstance(size := getattr(model, 'vocabulary_size', None), int):
+        return {'fusion': size}
     return {
         path: module.num_classes
         for path, module in model.named_modules()
@@ -208,7 +214,12 @@ def check_loaders(datasets: Mapping[str, Any]) -> list[Finding]:
             print_log(summary(single), 'current')
             findings += check_dataset(single)
         if not any(finding.is_error for finding in findings):
-            findings += [finding for leaf in leaves for finding in check_mattes(*leaf)]
+            findings += [
+                finding
+                for leaf in leaves
+                for check in (check_mattes, check_label_maps)
+                for finding in check(*leaf)
+            ]
         paths[loader] = [path for single in facts for path in single.paths]
     return findings + checks.check_splits(paths)
 

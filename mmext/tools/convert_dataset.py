@@ -1,4 +1,4 @@
-"""Convert a raw data set to COCO, or to images with mattes: `convert_dataset.py FORMAT RAW OUT`, see `--help` of each.
+"""Convert a raw data set to COCO, to images with mattes or with maps of classes: `convert_dataset.py FORMAT RAW OUT`, see `--help` of each.
 
 Exit code 0 with problems reported as warnings, 1 for problems under `--strict`, 2 if nothing can be used.
 """
@@ -9,7 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmext.datasets.converters import CONVERTERS, MATTE_CONVERTERS
+from mmext.datasets.converters import CONVERTERS, MATTE_CONVERTERS, SEMANTIC_CONVERTERS
+from mmext.datasets.converters.label_maps import (
+    LabelRecord,
+    draw_label_maps,
+    write_label_maps,
+)
 from mmext.datasets.converters.mattes import write_mattes
 from mmext.datasets.converters.records import RawDataset
 from mmext.datasets.converters.single_objects import write_single_objects
@@ -37,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument(
             'out',
             type=Path,
-            help='folder to write images/ to, and {train,val,test}.json, or alpha/ and {train,val,test}.txt',
+            help='folder to write images/ to, and {train,val,test}.json, or alpha/ or labels/ and {train,val,test}.txt',
         )
         sub.add_argument(
             '--link', action='store_true', help='hard-link the images instead of copying'
@@ -54,8 +59,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             help='shares of the splits, where the raw data names none (default: 0.7 0.15 0.15)',
         )
         sub.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
+        # One form is written.
+        forms = sub.add_mutually_exclusive_group()
+        if name in SEMANTIC_CONVERTERS:
+            forms.add_argument(
+                '--semantic',
+                action='store_true',
+                help="write maps of classes and lists for mmseg's BaseSegDataset: labels/, {train,val,test}.txt",
+            )
         if name in CONVERTERS:
-            sub.add_argument(
+            forms.add_argument(
                 '--csv',
                 action='store_true',
                 help='write {train,val,test}.csv of the images with exactly one object instead of COCO',
@@ -85,7 +98,8 @@ def convert(args: argparse.Namespace) -> int:
         raise ValueError(
             f'OUT lies in RAW ({args.out}): its images would be read as raw data. Choose another.'
         )
-    converter_class = ALL_CONVERTERS[args.format]
+    is_semantic = vars(args).get('semantic', False)
+    converter_class = (SEMANTIC_CONVERTERS if is_semantic else ALL_CONVERTERS)[args.format]
     names = [option.name for option in dataclasses.fields(converter_class)]  # type: ignore[arg-type]
     converter = converter_class(**{name: getattr(args, name) for name in names})
     report = Report()
@@ -95,6 +109,8 @@ def convert(args: argparse.Namespace) -> int:
     write = write_mattes if args.format in MATTE_CONVERTERS else _write_coco
     if vars(args).get('csv'):
         write = write_single_objects
+    if is_semantic:
+        write = _write_label_maps
     print('\n'.join(write(dataset, args.out, report, args.link)))
     print(report.text())
     print(f'written to {args.out} (every entry of the report: {args.out / REPORT_NAME})')
@@ -105,6 +121,13 @@ def _write_coco(dataset: RawDataset, out: Path, report: Report, link: bool) -> l
     """`write_coco`; a line a split."""
     splits = write_coco(dataset, out, report, link)
     return [summary(split, coco) for split, coco in splits.items()]
+
+
+def _write_label_maps(dataset: RawDataset, out: Path, report: Report, link: bool) -> list[str]:
+    """`write_label_maps`, of maps or of objects."""
+    if not all(isinstance(image, LabelRecord) for image in dataset.images):
+        dataset = draw_label_maps(dataset, report)
+    return write_label_maps(dataset, out, report, link)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

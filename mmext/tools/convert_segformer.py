@@ -90,7 +90,8 @@ def export_segformer(project: str, path: Path) -> Exported:
         f'num_labels={detected.num_classes}'
     )
     report.append(
-        f'from_pretrained reads it as pytorch_model.bin, beside SegformerConfig({settings})'
+        'from_pretrained reads it as pytorch_model.bin, or as model.safetensors where DST ends so, beside '
+        f'SegformerConfig({settings})'
     )
     return Exported(dict(tensors), report)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from mmext.models.common.weight_files import read_weight_file
 from mmext.models.deim import weights as deim_weights
@@ -153,7 +154,7 @@ def convert(source: str, src: Path, dst: Path) -> list[str]:
         ValueError: A file that cannot be converted.
     """
     config_path = dst.with_suffix('.py')
-    if dst == config_path or dst.resolve() == src.resolve():
+    if dst.suffix in ('.py', '.safetensors') or dst.resolve() == src.resolve():
         raise ValueError(f'{dst} cannot be written: give a new file that ends in .pth')
     converted = SOURCES[source](src)
     meta = dict(source=source, source_file=src.name, mmext_version=__version__, **converted.meta)
@@ -184,9 +185,29 @@ def export(target: str, src: Path, dst: Path) -> list[str]:
     if dst.resolve() == src.resolve():
         raise ValueError(f'{dst} cannot be written: give a new file')
     content, report = TARGETS[target](src)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, dst)
+    write_checkpoint(content, dst, target)
     return [f'{src}: {report[0]}', *(f'  {line}' for line in report[1:]), f'written: {dst}']
+
+
+def write_checkpoint(content: dict[str, Any], dst: Path, target: str) -> None:
+    """Write tensors by name as safetensors where DST is called so, everything else as torch does.
+
+    Raises:
+        ValueError: DST ends in .safetensors, and the other project has more than tensors by name in its checkpoints.
+    """
+    is_flat = all(isinstance(value, torch.Tensor) for value in content.values())
+    if dst.suffix == '.safetensors' and not is_flat:
+        raise ValueError(
+            f'{dst} cannot be written: checkpoints for {target} hold more than tensors by name, here under '
+            f'{", ".join(content)}. Give a name that ends in .pth.'
+        )
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    if dst.suffix != '.safetensors':
+        torch.save(content, dst)
+        return
+    # Tensors that share memory are refused; transformers wants to be told whose they are.
+    own = {name: value.detach().clone().contiguous() for name, value in content.items()}
+    save_file(own, dst, metadata=dict(format='pt'))
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -195,7 +216,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('src', type=Path, help='checkpoint of the other project')
-    parser.add_argument('dst', type=Path, help='checkpoint to write, ending in .pth')
+    parser.add_argument(
+        'dst',
+        type=Path,
+        help='checkpoint to write, ending in .pth; with --to segformer-hf also .safetensors',
+    )
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument(
         '--source', choices=sorted(SOURCES), help='the project that SRC is from; DST is for mmext'

@@ -1,10 +1,11 @@
 """Generate synthetic surface defects with exact masks in COCO format, or portraits with exact soft mattes.
 
-Writes OUT/train.json, OUT/val.json and OUT/images/; for portraits OUT/images/, OUT/alpha/, OUT/foreground/,
-OUT/train.txt and OUT/val.txt. The same arguments give the same files. Exit code 2 if the arguments are wrong or
-OUT may not be written to.
+Writes OUT/train.json, OUT/val.json and OUT/images/, with --semantic also maps of classes in OUT/labels/ and the lists
+OUT/train.txt and OUT/val.txt; for portraits OUT/images/, OUT/alpha/, OUT/foreground/, OUT/train.txt and OUT/val.txt. The
+same arguments give the same files. Exit code 2 if the arguments are wrong or OUT may not be written to.
 
     make_synthetic OUT --objects 20-40 --object-scale 0.4 --size 512    # crowded images
+    make_synthetic OUT --preset look-alike --num-train 100 --num-val 200
     make_synthetic OUT --preset portraits
 """
 
@@ -15,7 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmext.datasets.converters.writer import summary
-from mmext.datasets.synthetic import PRESETS, Preset, crowded, write_dataset, write_portraits
+from mmext.datasets.synthetic import (
+    PRESETS,
+    Preset,
+    crowded,
+    write_dataset,
+    write_portraits,
+    write_semantic,
+)
 from mmext.tools.command import add_traceback_argument, run_command
 
 PORTRAITS = 'portraits'
@@ -30,6 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=(*PRESETS, PORTRAITS),
         default='metal',
         help='metal: brushed metal (default); tile: grey magnetic tiles; 5 defect classes each. '
+        'look-alike: brushed metal with 6 classes in pairs of the same outline. '
         'portraits: people with hair, mattes and foreground colours',
     )
     parser.add_argument('--num-train', type=int, default=400, metavar='N', help='default: 400')
@@ -49,6 +58,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1.0,
         metavar='X',
         help='length of defects (default: 1)',
+    )
+    parser.add_argument(
+        '--semantic',
+        action='store_true',
+        help="also write maps of classes for mmseg's BaseSegDataset: labels/, train.txt, val.txt",
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an earlier synthetic data set in OUT'
@@ -79,14 +93,16 @@ def generate(args: argparse.Namespace) -> None:
     num_images = {'train': args.num_train, 'val': args.num_val}
     settings = dict(size=args.size, seed=args.seed, overwrite=args.overwrite)
     if args.preset == PORTRAITS:
-        if args.objects is not None or args.object_scale != 1:
+        if args.objects is not None or args.object_scale != 1 or args.semantic:
             raise ValueError(
-                '--objects and --object-scale are for defects; a portrait has one person'
+                '--objects, --object-scale and --semantic are for defects; a portrait has one person and a matte'
             )
         lines = write_portraits(args.out, num_images=num_images, **settings)
     else:
         splits = write_dataset(args.out, choose_preset(args), num_images=num_images, **settings)
         lines = [summary(split, coco) for split, coco in splits.items()]
+        if args.semantic:
+            lines += write_semantic(args.out, splits)
     print()  # ends the progress bar's line
     print('\n'.join(lines))
     print(f'written to {args.out}')

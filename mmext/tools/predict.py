@@ -1,9 +1,13 @@
-"""Finds objects in photos: pictures, COCO results and timings. `python -m mmext.tools.predict CONFIG CHECKPOINT INPUTS...`
+"""Finds objects in photos, or the class of every pixel: `python -m mmext.tools.predict CONFIG CHECKPOINT INPUTS...`
+
+Models of objects give pictures, COCO results and timings; semantic models overlays with a legend, class maps, the share
+of every class (JSON and CSV) and timings.
 
     predict CONFIG CHECKPOINT photos/ --out found                       # pictures and found/results.json
     predict CONFIG CHECKPOINT 'big/*.png' --tile 640 --overlap 0.2 --whole
     predict CONFIG CHECKPOINT photos/ --csv submission.csv              # one object a photo
     predict CONFIG CHECKPOINT test.csv --images photos/ --csv submission.csv
+    predict SEMANTIC_CONFIG CHECKPOINT photos/ --preset hf --style outline
 
 Exit code 0 if every photo was predicted, else 2: photos that cannot be read are passed over and listed at the end.
 """
@@ -15,21 +19,19 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
+from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from mmext.apis import InstanceInferencer, Prediction, Tiling
-from mmext.apis.image_inputs import relative_names
+from mmext.apis.image_inputs import find_images, relative_names
 from mmext.apis.inferencer import prediction_config
 from mmext.apis.model import deploy, init_tta_model, read_config
 from mmext.apis.timing import Seconds
-from mmext.datasets.localization_csv import Box
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
-from mmext.evaluation.coco_results import class_name, coco_images, coco_results
+from mmext.evaluation.coco_results import coco_images, coco_results
 from mmext.tools.command import (
     add_config_options,
     add_traceback_argument,
@@ -37,14 +39,19 @@ from mmext.tools.command import (
     error_message,
     run_command,
 )
+from mmext.tools.instance_pictures import write_picture
+from mmext.tools.predict_semantic import (
+    add_semantic_arguments,
+    check_arguments,
+    is_semantic,
+    predict_semantic,
+)
 from mmext.tools.single_objects import (
     Submission,
     add_single_object_arguments,
-    draw_single,
     list_photos,
     read_truth,
 )
-from mmext.visualization.instances import class_colors, draw_instances
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,6 +89,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help="test-time augmentation: the config's views, averaged"
     )
+    add_semantic_arguments(parser)
     add_config_options(parser)
     parser.add_argument(
         '--device', help='cpu, cuda or cuda:<index>; default: a GPU if there is one'
@@ -97,13 +105,40 @@ def predict(args: argparse.Namespace) -> None:
         ValueError: a wrong argument, before anything is predicted; photos that could not be read, at the end.
         FileNotFoundError: the config or the checkpoint does not exist.
     """
+    if args.device:
+        set_device(args.device)
+    cfg = read_config(args.config)
+    if args.cfg_options:
+        merge_options(cfg, args.cfg_options)
+    semantic = is_semantic(cfg)
+    check_arguments(args, semantic=semantic)
     tiling = make_tiling(args)
+    if semantic:
+        if not args.no_pictures:
+            check_folder(args.out, find_images(args.inputs))
+        predict_semantic(args, cfg, tiling)
+    else:
+        predict_objects(args, cfg, tiling)
+
+
+def predict_objects(args: argparse.Namespace, cfg: Config, tiling: Tiling | None) -> None:
+    """Finds objects as the command line says.
+
+    Args:
+        args: of the command line.
+        cfg: of the model, with the options of the command line.
+        tiling: of the command line.
+
+    Raises:
+        ValueError: a wrong argument, before anything is predicted; photos that could not be read, at the end.
+        FileNotFoundError: the checkpoint does not exist.
+    """
     photos, listed = list_photos(args)
     names = dict(zip(map(str, photos), relative_names(photos), strict=True))
     truth = {} if args.truth is None else read_truth(args.truth, photos, skip_bad=args.skip_bad)
     if not args.no_pictures:
         check_folder(args.out, photos)
-    inferencer = make_inferencer(args, tiling)
+    inferencer = make_inferencer(args, cfg, tiling)
     meta = inferencer.dataset_meta
     run = PredictionRun(tuple(meta.get('classes', ())))
     submission = Submission(run.classes, listed)
@@ -176,13 +211,10 @@ def check_folder(out: Path, photos: Sequence[Path]) -> None:
             )
 
 
-def make_inferencer(args: argparse.Namespace, tiling: Tiling | None) -> InstanceInferencer:
+def make_inferencer(
+    args: argparse.Namespace, cfg: Config, tiling: Tiling | None
+) -> InstanceInferencer:
     """The model of the command line, on its device."""
-    if args.device:
-        set_device(args.device)
-    cfg = read_config(args.config)
-    if args.cfg_options:
-        merge_options(cfg, args.cfg_options)
     check_checkpoint(args.checkpoint)
     threshold = args.score_thr
     if threshold is None:
@@ -246,48 +278,6 @@ class PredictionRun:
                 half, most = np.percentile(column, (50, 95))
                 lines.append(f'  {name:22} {half:8.4f} {most:8.4f}')
         return '\n'.join(lines)
-
-
-def write_picture(
-    prediction: Prediction,
-    path: Path,
-    classes: Sequence[str],
-    palette: Sequence | str | None,
-    true: tuple[Box, str] | None = None,
-) -> None:
-    """Draw what was found over the photo, and the true box and class where they are given.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    found = prediction.sample.pred_instances
-    if true is None:
-        drawn = draw_found(prediction.image, found, classes, palette)
-    else:
-        drawn = draw_single(prediction.image, found, true, classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), drawn):
-        raise OSError(f'cannot write the picture {path}')
-
-
-def draw_found(
-    image: np.ndarray, found: InstanceData, classes: Sequence[str], palette: Sequence | str | None
-) -> np.ndarray:
-    """The objects over their photo, (H, W, 3) uint8 BGR, in the colours of their classes."""
-    labels = found.labels.tolist()
-    names = [
-        f'{class_name(classes, label)} {score:.2f}'
-        for label, score in zip(labels, found.scores.tolist(), strict=True)
-    ]
-    # Palettes are RGB, the photo is BGR.
-    colors = [color[::-1] for color in class_colors(palette, max(labels, default=0) + 1)]
-    return draw_instances(
-        image,
-        found.bboxes.numpy(),
-        names=names,
-        colors=[colors[label] for label in labels],
-        masks=found.get('masks'),
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

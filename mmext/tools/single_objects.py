@@ -57,7 +57,8 @@ def add_single_object_arguments(parser: argparse.ArgumentParser) -> None:
         '--csv',
         type=Path,
         metavar='FILE',
-        help='also write the best object of each photo, one row each: filename,xmin,ymin,xmax,ymax,class',
+        help='also write the best object of each photo, one row each: filename,xmin,ymin,xmax,ymax,class; of semantic '
+        'models, where the shares of the classes go (default: beside the JSON)',
     )
     parser.add_argument(
         '--truth',

@@ -28,9 +28,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
     )
     parser.add_argument('--show-dir', metavar='FOLDER', help='write pictures with the predictions')
+    parser.add_argument(
+        '--descriptions',
+        metavar='FILE',
+        help='text embeddings (tools/embed_text.py) of the classes of the test data, for models that know texts; '
+        'the classes may be others than those of the training',
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_runtime_arguments(parser)
     return parser.parse_args(argv)
+
+
+def use_descriptions(cfg: Config, path: str) -> None:
+    """Has the model find the classes of the test data by these texts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'--descriptions: {path} does not exist')
+    # EMAHook would exchange the texts with those of its averaged model. A checkpoint's own weights are that average.
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if not hook['type'].endswith('EMAHook')]
+    # Before the preflight, which compares the number of classes of model and data.
+    cfg.custom_hooks = [dict(type='mmext.VocabularyHook', path=path), *hooks]
 
 
 def as_list(value: object) -> list:
@@ -117,6 +137,8 @@ def edit_config(cfg: Config, args: argparse.Namespace) -> None:
         dump_predictions(cfg, args.out)
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)
+    if args.descriptions:
+        use_descriptions(cfg, args.descriptions)
     if args.tta:
         enable_tta(cfg)
 

@@ -96,7 +96,7 @@ def test_command__bad_arguments_and_folders(
 ) -> None:
     arguments = [str(tmp_path), '--preset', 'portraits', '--num-train', '1', '--num-val', '0']
     assert main([*arguments, '--size', '64', '--objects', '3']) == 2
-    assert '--objects and --object-scale are for defects' in one_error(capsys)
+    assert '--objects, --object-scale and --semantic are for defects' in one_error(capsys)
     assert main([*arguments, '--size', '20']) == 2
     assert 'size 20' in one_error(capsys)
     assert main([*arguments, '--size', '64']) == 0

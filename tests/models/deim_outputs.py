@@ -57,7 +57,7 @@ def random_layers(
         corners = 2 * torch.randn(batch, queries, 4 * NUM_BINS)
         boxes = decode_boxes(refs, corners, bins, SCALE)
         logits = torch.randn(batch, queries, classes)
-        outputs.append(LayerOutputs(leaf(logits), leaf(boxes), leaf(corners), refs))
+        outputs.append(LayerOutputs(leaf(logits), leaf(boxes), leaf(corners), refs, refs))
     return tuple(outputs)
 
 

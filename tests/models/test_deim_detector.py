@@ -55,7 +55,7 @@ class Oracle(nn.Module):
             self.targets = targets
         boxes = torch.stack([own.boxes for own in self.targets])
         logits = nn.functional.one_hot(torch.stack([own.labels for own in self.targets]), CLASSES)
-        layer = LayerOutputs(logits.float(), boxes, boxes, boxes)
+        layer = LayerOutputs(logits.float(), boxes, boxes, boxes, boxes)
         return DecoderOutputs((layer,), None, None, None, boxes, 4.0)
 
 

@@ -1,6 +1,7 @@
 """FastMask2FormerHead against mmdet's Mask2FormerHead, and on what users can get wrong."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -209,7 +210,7 @@ def test_loss__broken_weights_do_not_crash_and_are_reported_once(recwarn):
         assert ours.loss(features, samples)['loss_mask'].isnan()
     (message,) = [str(w.message) for w in recwarn if 'matching costs' in str(w.message)]
     assert 'output 0 of 5 and image 1' in message
-    assert 'not finite there: the mask embeddings.' in message
+    assert 'not finite: the mask embeddings, first' in message
 
 
 @pytest.mark.parametrize('size', [(5, 7), (1, 1)], ids=str)
@@ -230,6 +231,17 @@ def test_choose_own__takes_mmdets_points():
     grid = rule.choose_own(masks, rule.skip_own(3, masks.device))
     for own, other in zip(grid, expected * 2 - 1, strict=True):
         assert sorted(own.tolist()) == sorted(other.tolist())
+
+
+@pytest.mark.parametrize('device', ['mps', 'cuda:1', 'xpu:0'])
+def test_random_state__of_any_device(device, monkeypatch):
+    asked = []
+    # What torch.mps has takes no device, that of the others does.
+    own = SimpleNamespace(get_rng_state=lambda *where: asked.append(where) or 'state')
+    monkeypatch.setattr(torch, 'mps', own)
+    monkeypatch.setattr(torch, 'get_device_module', lambda where: own)
+    assert points._random_state(torch.device(device)) == 'state'
+    assert asked == [() if device == 'mps' else (torch.device(device),)]
 
 
 def test_loss__no_masks():

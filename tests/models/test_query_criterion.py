@@ -10,9 +10,9 @@ from mmdet.models.task_modules import HungarianAssigner, MaskPseudoSampler
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmext.models.yolo import query_criterion
-from mmext.models.yolo.query_criterion import QueryCriterion
-from mmext.models.yolo.query_outputs import QueryOutputs, predict_masks
+from mmext.models.common import query_criterion
+from mmext.models.common.query_criterion import QueryCriterion
+from mmext.models.common.query_outputs import QueryOutputs, predict_masks
 
 QUERIES, CLASSES, DIMS, SIZE = 6, 3, 8, 16
 NUM_POINTS = 200

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from mmext.models.common.masked_attention import find_outside, find_outside_boxes
 from mmext.models.common.position import BoxPositionEncoding
-from mmext.models.yolo.query_decoder import QueryMaskDecoder, SeededQueries
-from mmext.models.yolo.query_outputs import QueryOutputs, QuerySeeds, predict_masks
+from mmext.models.common.query_decoder import QueryMaskDecoder, SeededQueries
+from mmext.models.common.query_outputs import QueryOutputs, QuerySeeds, predict_masks
 
 CHANNELS = (8, 16, 32)
 CLASSES = 3

@@ -140,6 +140,29 @@ def test_fusion_head__as_mmdets_without_semantics():
     assert list(result) == ['pan_results'] and 'pred_sem_seg' not in samples[0]
 
 
+def test_fusion_head__all_results_at_once_are_mmdets():
+    # Of 12 candidates; mmdet fails where it is asked for more than there are.
+    settings = dict(object_mask_thr=0.1, iou_thr=0.1, max_per_image=12)
+    config = dict(num_things_classes=2, num_stuff_classes=1)
+    ours, theirs = (
+        MODELS.build(dict(type=kind, test_cfg=ConfigDict(settings | more), **config))
+        for kind, more in (
+            ('mmext.QueryFusionHead', dict(semantic_on=True, instance_on=True, max_per_image=50)),
+            ('mmdet.MaskFormerFusionHead', dict(instance_on=True)),
+        )
+    )
+    classes, masks = 2 * torch.randn(1, 4, 4), 4 * torch.randn(1, 4, 8, 8)
+    samples = make_samples(8, 8, (0,))
+    (found,) = ours.predict(classes, masks, samples, rescale=True)
+    (expected,) = theirs.predict(classes, masks, samples, rescale=True)
+    panoptic = found['pan_results'].sem_seg
+    assert panoptic.equal(expected['pan_results'].sem_seg) and len(panoptic.unique()) > 1
+    assert 0 < len(found['ins_results']) < 12  # without stuff
+    for name, value in expected['ins_results'].items():
+        assert found['ins_results'][name].equal(value), name
+    assert samples[0].pred_sem_seg.sem_seg.shape == (1, 8, 8)
+
+
 def test_mmdets_detector__takes_all_by_changed_types():
     panoptic = head_config('mmext.FastMask2FormerHead', in_channels=[8, 16, 32, 64])
     train_cfg, test_cfg = panoptic.pop('train_cfg'), panoptic.pop('test_cfg')

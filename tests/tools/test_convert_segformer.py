@@ -47,7 +47,9 @@ def test_convert_weights__there_and_back(
 ) -> None:
     own = own_weights('mmseg' if project == 'segformer-mmseg' else 'paper')
     torch.save({'meta': {}, 'state_dict': own}, tmp_path / 'own.pth')
-    given, again = tmp_path / 'given.pth', tmp_path / 'again.pth'
+    # As transformers names it.
+    name = 'model.safetensors' if project == 'segformer-hf' else 'given.pth'
+    given, again = tmp_path / name, tmp_path / 'again.pth'
 
     assert main([str(tmp_path / 'own.pth'), str(given), '--to', project]) == 0
     report = capsys.readouterr().out
@@ -117,3 +119,17 @@ def test_convert_weights__of_another_project(tmp_path: Path, capsys: pytest.Capt
     arguments = [str(tmp_path / 'mmseg.pth'), str(tmp_path / 'nv.pth')]
     assert main([*arguments, '--to', 'segformer-nvlabs']) == 2
     assert 'Export to mmseg, or train the other decoder' in one_error(capsys)
+
+
+def test_convert_weights__no_safetensors_of_more_than_tensors(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(own_weights('paper'), tmp_path / 'own.pth')
+    wanted = tmp_path / 'given' / 'nv.safetensors'
+    arguments = [str(tmp_path / 'own.pth'), str(wanted)]
+    assert main([*arguments, '--to', 'segformer-nvlabs']) == 2
+    assert 'here under state_dict. Give a name that ends in .pth' in one_error(capsys)
+    assert not wanted.parent.exists()
+    # The way here makes a checkpoint with metainfo, and a config that names it.
+    assert main([*arguments, '--source', 'segformer-nvlabs']) == 2
+    assert 'give a new file that ends in .pth' in one_error(capsys)

@@ -109,7 +109,7 @@ def test_inferencer__deploy_form_keeps_the_checkpoint(model: tuple[Path, Path]) 
 def test_deploy__a_model_without_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
     monkeypatch.setattr(model_api, 'print_log', lambda text, *_, **__: lines.append(text))
-    model_api.deploy(torch.nn.Linear(1, 1))
+    model_api.deploy(torch.nn.Linear(1, 1).eval())
     assert not lines
 
     class Unfoldable(torch.nn.Linear):

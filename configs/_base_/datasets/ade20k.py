@@ -55,8 +55,8 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
+val_evaluator = dict(type='mmext.SemanticMetric')
+test_evaluator = dict(type='mmext.SemanticMetric', save_to='run')
 
 # For `tools/test.py --tta`: the photo as it is and mirrored, each at six sizes.
 tta_model = dict(type='SegTTAModel')

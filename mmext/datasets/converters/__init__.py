@@ -1,4 +1,4 @@
-"""Converters from raw data sets to COCO, or to images with mattes: name on the command line -> class.
+"""Converters from raw data sets to COCO, to images with mattes, or with maps of classes: name on the command line -> class.
 
 The next format is one file.
 """
@@ -6,6 +6,7 @@ The next format is one file.
 from mmext.datasets.converters.face_mask import FaceMask
 from mmext.datasets.converters.magnetic_tile import MagneticTile
 from mmext.datasets.converters.mask_png import MaskPng
+from mmext.datasets.converters.person_classes import PersonClasses
 from mmext.datasets.converters.person_parsing import PersonParsing
 from mmext.datasets.converters.records import Converter
 from mmext.datasets.converters.voc import Voc
@@ -21,4 +22,10 @@ CONVERTERS: dict[str, type[Converter]] = {
 # Their images are `MatteRecord`s, which `mattes.write_mattes` writes.
 MATTE_CONVERTERS: dict[str, type[Converter]] = {
     'person_parsing': PersonParsing,
+}
+# With --semantic. Their images are `LabelRecord`s, or have objects that `label_maps.draw_label_maps` draws.
+SEMANTIC_CONVERTERS: dict[str, type[Converter]] = {
+    'magnetic_tile': MagneticTile,
+    'person_parsing': PersonClasses,
+    'yolo': YoloTxt,
 }

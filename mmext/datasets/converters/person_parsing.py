@@ -9,8 +9,10 @@ of their names: where one is missing, at most one other changes its split. `--fr
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,39 +43,64 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 
 
+class PhotoLabels(NamedTuple):
+    """One photo and its labels.
+
+    Attributes:
+        path: The photo.
+        labels: (h, w) whole numbers, 0 = background; not 0 everywhere.
+        size: (width, height).
+        split: 'train' or 'val'.
+    """
+
+    path: Path
+    labels: NDArray
+    size: tuple[int, int]
+    split: str
+
+
 @dataclass
 class PersonParsing:
     """Foreground is every label above 0: the person with all that is worn and carried."""
 
     def read(self, raw: Path, report: Report) -> RawDataset:
         """See `Converter.read`; the images are `MatteRecord`s with their split."""
-        paths = sorted((raw / 'photos').glob('*.jpg'))
-        if not paths:
-            raise ValueError(
-                f'No photo matches {raw}/photos/*.jpg. Give the folder that holds photos/ and labels/.'
-            )
-        stems = {path.stem for path in paths}
-        for label_path in sorted((raw / 'labels').glob('*.mat')):
-            if label_path.stem not in stems:
-                report.problem('missing photo, labels left out', label_path)
-        split = split_names([path.stem for path in paths])
-        records = [self._read_photo(path, split[path.stem], report) for path in paths]
-        images = [record for record in records if record is not None]
+        images = [_matte(photo) for photo in read_photos(raw, report)]
         return RawDataset(['person'], list(images))
 
-    def _read_photo(self, path: Path, split: str, report: Report) -> MatteRecord | None:
-        labels = _read_labels(path.parents[1] / 'labels' / f'{path.stem}.mat', report)
+
+def read_photos(raw: Path, report: Report) -> Iterator[PhotoLabels]:
+    """All photos whose labels can be used, one at a time.
+
+    Raises:
+        ValueError: There is no photo.
+    """
+    paths = sorted((raw / 'photos').glob('*.jpg'))
+    if not paths:
+        raise ValueError(
+            f'No photo matches {raw}/photos/*.jpg. Give the folder that holds photos/ and labels/.'
+        )
+    stems = {path.stem for path in paths}
+    for label_path in sorted((raw / 'labels').glob('*.mat')):
+        if label_path.stem not in stems:
+            report.problem('missing photo, labels left out', label_path)
+    split = split_names([path.stem for path in paths])
+    for path in paths:
+        labels = _read_labels(raw / 'labels' / f'{path.stem}.mat', report)
         if labels is None:
-            return None
+            continue
         size = image_size(path, report, stated=(labels.shape[1], labels.shape[0]))
         if size is None:
-            return None
-        person = labels > 0
-        if not person.any():
+            continue
+        if not (labels > 0).any():
             report.problem('labels without a person, photo left out', path)
-            return None
-        alpha = encode_alpha(person.astype(np.uint8) * 255)
-        return MatteRecord(path, path.name, *size, split=split, alpha_png=alpha)
+            continue
+        yield PhotoLabels(path, labels, size, split[path.stem])
+
+
+def _matte(photo: PhotoLabels) -> MatteRecord:
+    alpha = encode_alpha((photo.labels > 0).astype(np.uint8) * 255)
+    return MatteRecord(photo.path, photo.path.name, *photo.size, split=photo.split, alpha_png=alpha)
 
 
 def split_names(names: list[str]) -> dict[str, str]:

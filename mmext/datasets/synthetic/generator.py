@@ -20,6 +20,8 @@ from mmext.datasets.synthetic.presets import NORMAL, Preset
 from mmext.datasets.synthetic.surfaces import expose
 
 SPLITS = ('train', 'val')
+# Files that a data set may have, of each split; the last two are those of `write_semantic`.
+OWN_FILES = ('{}.json', 'images/{}_*.png', 'labels/{}_*.png', '{}.txt')
 MIN_SIZE, MAX_SIZE = 64, 4096
 # A defect of fewer visible pixels than this would be noise to anyone who looks at it.
 MIN_MASK_PIXELS = 12
@@ -106,8 +108,8 @@ def write_dataset(
         ValueError: If a number is out of range, or OUT holds files and may not be overwritten.
     """
     check_numbers(num_images, size, seed)
-    own = [pattern for split in SPLITS for pattern in (f'{split}.json', f'images/{split}_*.png')]
-    clear_earlier(out, overwrite, own)
+    own = [pattern.format(split) for split in SPLITS for pattern in OWN_FILES]
+    clear_earlier(out, overwrite, [*own, 'classes.txt'])
     folder = out / 'images'
     folder.mkdir(parents=True, exist_ok=True)
     result = {}

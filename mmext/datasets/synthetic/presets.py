@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmext.datasets.synthetic import metal_defects, tile_defects
+from mmext.datasets.synthetic import look_alikes, metal_defects, tile_defects
 from mmext.datasets.synthetic.metal_defects import Drawing
 from mmext.datasets.synthetic.shapes import Shape
 from mmext.datasets.synthetic.surfaces import Surface, brushed_metal, magnetic_tile
@@ -108,6 +108,26 @@ TILE = Preset(
     grey=True,
 )
 
+# Pairs of the same outline, on the surface and in it; see look_alikes.py. For what sentences about classes are worth.
+LOOK_ALIKE = Preset(
+    name='look-alike',
+    surface=brushed_metal,
+    classes=(
+        DefectClass('RAYON', 'scratch', (86, 180, 233), look_alikes.draw_scratch_mark),
+        DefectClass(
+            'FISURA', 'hairline fracture', (0, 114, 178), look_alikes.draw_hairline_fracture
+        ),
+        DefectClass('MANCHA', 'stain', (204, 121, 167), look_alikes.draw_flat_stain),
+        DefectClass('ABOLLADURA', 'dent', (230, 159, 0), look_alikes.draw_shallow_dent),
+        DefectClass('MOTA', 'speck', (240, 228, 66), look_alikes.draw_speck),
+        DefectClass('PORO', 'pore', (0, 158, 115), look_alikes.draw_pore),
+    ),
+    normal_fraction=1 / 10,
+    num_defects=(0.2, 0.3, 0.3, 0.2),
+    aspect_range=(1.0, 1.0),
+    grey=False,
+)
+
 
 def crowded(preset: Preset, fewest: int, most: int) -> Preset:
     """A preset whose images with defects get `fewest` to `most` of them, each number as likely.
@@ -126,4 +146,4 @@ def crowded(preset: Preset, fewest: int, most: int) -> Preset:
     return replace(preset, num_defects=(0.0,) * (fewest - 1) + (1 / count,) * count)
 
 
-PRESETS = {preset.name: preset for preset in (METAL, TILE)}
+PRESETS = {preset.name: preset for preset in (METAL, TILE, LOOK_ALIKE)}

@@ -16,6 +16,7 @@ from mmext.datasets.transforms.degrading import BrightnessContrast, RandomBlur, 
 from mmext.datasets.transforms.geometry import LetterBox, RandomAffine
 from mmext.datasets.transforms.grid_mosaic import GridMosaic, UnlessMosaic
 from mmext.datasets.transforms.iou_crop import IoUCrop
+from mmext.datasets.transforms.label_crop import LabelCrop
 from mmext.datasets.transforms.loading import LoadImage
 from mmext.datasets.transforms.mixing import MixUp, Mosaic
 from mmext.datasets.transforms.pasting import FlipPaste, PasteInstances
@@ -41,6 +42,7 @@ __all__ = [
     'InEpochs',
     'InstanceCrop',
     'IoUCrop',
+    'LabelCrop',
     'LetterBox',
     'LoadAlpha',
     'LoadImage',

@@ -14,6 +14,7 @@ from .reproducible import ReproducibleHook
 from .restore_best import RestoreBestHook
 from .stage_two import StageTwoHook
 from .visualization import InstanceVisualizationHook
+from .vocabulary import VocabularyHook
 from .warmup import YOLOWarmupHook
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     'RestoreBestHook',
     'StageTwoHook',
     'StepEMAHook',
+    'VocabularyHook',
     'YOLOWarmupHook',
 ]

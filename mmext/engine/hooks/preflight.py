@@ -17,6 +17,8 @@ from mmext.engine.preflight import (
 )
 from mmext.engine.preflight_checks import check_num_classes
 from mmext.engine.preflight_evaluators import check_evaluator
+from mmext.engine.preflight_labels import check_ignored_label
+from mmext.engine.preflight_pixels import check_pixel_range
 from mmext.engine.preflight_probe import probe_loading, probe_pipeline
 from mmext.engine.preflight_recipe import Length, check_batch, check_lengths
 from mmext.registry import HOOKS
@@ -29,9 +31,10 @@ class PreflightHook(Hook):
     Checks the training and validation data before training, and the data of `val` and `test` runs
     before those: category names and ids, label order, `num_classes` of every head, images on disk, boxes that
     survive loading and the training pipeline, boxes longer than the head can predict, boxes outside the image,
-    images shared between splits, the metric's annotation file. Warns where the schedule or a window of epochs is not
-    made for the length of the training, and batches are too small for an augmentation. Logs one line a data set
-    with the label histogram. The cost is one more reading of the annotation files, and loading sixteen images twice.
+    images shared between splits, the metric's annotation file, the values of mattes and of maps of classes. Warns
+    where the schedule or a window of epochs is not made for the length of the training, and batches are too small
+    for an augmentation. Logs one line a data set with the label histogram. The cost is one more reading of the
+    annotation files and of up to 200 maps, and loading sixteen images twice.
 
     Raises:
         ValueError: with all mistakes found, the differing names side by side and the line to change.
@@ -51,7 +54,10 @@ class PreflightHook(Hook):
             datasets['val_dataloader'] = runner.val_dataloader.dataset
             evaluators['val_dataloader'] = runner.val_evaluator
         self._check(runner, datasets, evaluators)
-        report_findings(recipe_findings(runner))
+        model = bare_model(runner.model)
+        report_findings(
+            recipe_findings(runner) + check_pixel_range(model) + check_ignored_label(model)
+        )
 
     def before_val(self, runner: Runner) -> None:
         """Checks the validation data of a run without training."""

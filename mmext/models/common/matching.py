@@ -9,7 +9,7 @@ P points.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,39 @@ class Match(NamedTuple):
     output: Tensor
     query: Tensor
     gt: Tensor
+
+
+class CostWarning:
+    """Says once that costs of pairs are no numbers, and where they come from.
+
+    Training goes on, as a single bad batch in half precision need not end it: `solve_assignments` never chooses such a pair
+    while there is another way.
+
+    Args:
+        owner: what matches, for the message.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._has_warned = False
+
+    def __call__(self, find_cause: Callable[[], str]) -> None:
+        """Warn, unless it has; `find_cause` tells what is not finite, and is asked only then."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f'{self.owner}: got matching costs that are infinite or not a number; not finite: {find_cause()}. Such pairs '
+            'are matched only where there is no other way. If the losses stay finite, ignore this; if it is the first '
+            'iteration, check the pretrained weights; else lower the learning rate, clip gradients, or train in bfloat16 '
+            'or float32. This warning is not repeated.',
+            stacklevel=3,
+        )
+
+
+def are_finite(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether every entry of all arrays is a number."""
+    return all(bool(np.isfinite(own).all()) for own in arrays)
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
@@ -96,13 +129,9 @@ def match_hungarian(costs: Sequence[Tensor]) -> list[Match]:
         Matches of each image, min(Q, G) for every output.
     """
     values = copy_to_host(costs)
-    if not all(np.isfinite(own).all() for own in values):
-        # Python shows it once; training goes on, as a single bad batch in half precision need not end it.
-        warnings.warn(
-            'match_hungarian: got costs that are infinite or not a number. If the losses stay finite, ignore this; '
-            'else lower the learning rate, clip gradients or train in float32.',
-            stacklevel=2,
-        )
+    if not are_finite(values):
+        # Of no object that would remember: Python shows the same text once.
+        CostWarning('match_hungarian')(lambda: 'the costs')
     pairs = [_name_outputs(own) for own in solve_assignments(values)]
     matches = torch.from_numpy(np.concatenate(pairs, axis=1)).to(costs[0].device)
     return [Match(*own) for own in matches.split([own.shape[1] for own in pairs], dim=1)]

@@ -102,7 +102,7 @@ class DEIM(BaseDetector):
             See `DEIMCriterion.forward`.
         """
         height, width = batch_inputs.shape[2:]
-        targets = [_read_targets(own.gt_instances, height, width) for own in batch_data_samples]
+        targets = [read_targets(own.gt_instances, height, width) for own in batch_data_samples]
         outputs = self.decoder(self.extract_feat(batch_inputs), targets)
         return self.criterion(outputs, targets, epoch=self.epoch)
 
@@ -172,7 +172,7 @@ class DEIM(BaseDetector):
         return BoxOutputs(last.logits, last.boxes)
 
 
-def _read_targets(instances: InstanceData, height: int, width: int) -> ImageTargets:
+def read_targets(instances: InstanceData, height: int, width: int) -> ImageTargets:
     """Objects of an image, whose network input is of that height and width."""
     boxes = get_box_tensor(instances.bboxes).float()
     boxes = boxes / boxes.new_tensor([width, height, width, height])

@@ -7,7 +7,6 @@ Shape letters: N outputs (heads) that are matched each on its own, B images, Q q
 image, T objects of the batch, m pairs of an output. Boxes are cxcywh in [0, 1].
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmext.models.common.matching import copy_to_host, solve_assignments
+from mmext.models.common.matching import CostWarning, are_finite, copy_to_host, solve_assignments
 from mmext.models.deim.losses import giou_loss, overlaps
 from mmext.models.deim.outputs import ImageTargets
 from mmext.models.deim.union import merge_pairs
@@ -109,7 +108,7 @@ class DEIMMatcher:
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.iou_power = iou_power
-        self._has_warned = False
+        self._warn = CostWarning(type(self).__name__)
 
     @torch.no_grad()
     def __call__(
@@ -132,8 +131,9 @@ class DEIMMatcher:
             [values.isfinite().flatten(1).all(dim=1) for values in (logits, boxes)]
         )  # 2 x N
         *host_costs, host_finite = copy_to_host([*costs, finite])
-        if not (host_finite.all() and all(np.isfinite(own).all() for own in host_costs)):
-            self._warn(host_finite > 0)
+        # Costs hide what is broken in a class that no object has.
+        if not (host_finite.all() and are_finite(host_costs)):
+            self._warn(lambda: find_cause(host_finite > 0))
 
         own = _join_images(solve_assignments(host_costs), [len(t.labels) for t in targets])
         box, num_boxes = self._choose_box_pairs(
@@ -160,25 +160,6 @@ class DEIMMatcher:
         """The pairs for the box losses, and their divisor, from each output's own pairs (3, N, m)."""
         return own, num_objects
 
-    def _warn(self, finite: np.ndarray) -> None:
-        """Says once what is broken: finite is (2, N) bool, whether an output's logits and boxes are all finite."""
-        if self._has_warned:
-            return
-        self._has_warned = True
-        broken = [
-            f'{name} of outputs {np.flatnonzero(~own).tolist()}'
-            for name, own in zip(('logits', 'boxes'), finite, strict=True)
-            if not own.all()
-        ]
-        cause = ' and '.join(broken) or 'boxes of objects, or an overflow of the cost'
-        warnings.warn(
-            f'{type(self).__name__}: got values that are infinite or not a number: {cause} (the decoder layers come '
-            'first, then the prediction before refinement and that of the encoder). If it is the first iteration, '
-            'check the pretrained weights; else lower the learning rate, or train in bfloat16 or float32. This '
-            'warning is not repeated.',
-            stacklevel=3,
-        )
-
 
 @TASK_UTILS.register_module()
 class DEIMUnionMatcher(DEIMMatcher):
@@ -193,6 +174,17 @@ class DEIMUnionMatcher(DEIMMatcher):
         merged, targets = merge_pairs(image * num_queries + query, target)
         union = np.stack([merged // num_queries, merged % num_queries, targets])  # 3 x u
         return np.repeat(union[:, None], own.shape[1], axis=1), len(targets)
+
+
+def find_cause(finite: np.ndarray) -> str:
+    """What is broken: finite is (2, N) bool, whether an output's logits and boxes are all finite."""
+    broken = [
+        f'{name} of outputs {np.flatnonzero(~own).tolist()}'
+        for name, own in zip(('logits', 'boxes'), finite, strict=True)
+        if not own.all()
+    ]
+    cause = ' and '.join(broken) or 'boxes of objects, or an overflow of the cost'
+    return f'{cause} (the decoder layers come first, then the prediction before refinement and that of the encoder)'
 
 
 def _join_images(solved: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What goes into and comes out of the DEIM transformer, in training and at inference.
 
 Shape letters: B images, Q matching queries, D denoising queries, N either of the two, C classes, R + 1 bins of an
-edge's distribution (33), n objects of an image. Boxes are cxcywh, normalised to the network input; predicted boxes are
-not clipped and may have a negative width or height.
+edge's distribution (33), n objects of an image, d channels. Boxes are cxcywh, normalised to the network input;
+predicted boxes are not clipped and may have a negative width or height.
 """
 
 from typing import NamedTuple
@@ -43,12 +43,14 @@ class LayerOutputs(NamedTuple):
         corners: (B, N, 4 (R + 1)) logits of the distances of the edges left, top, right, bottom.
         refs: (B, N, 4) cxcywh without gradient, the boxes that the distances are measured from; the same for all
             layers.
+        queries: (B, N, d), what the layer made of the queries, and its heads predict from.
     """
 
     logits: Tensor
     boxes: Tensor
     corners: Tensor
     refs: Tensor
+    queries: Tensor
 
 
 class DenoisingMatches(NamedTuple):

@@ -144,7 +144,7 @@ class RefinementDecoder(nn.Module):
             boxes = decode_boxes(refs, corners, self.bin_values, self.scale)
             if self.training or index == len(self.layers) - 1:
                 logits = heads.scores[index](queries) + self.lqe_layers[index](corners)
-                outputs.append(LayerOutputs(logits, boxes, corners, refs))
+                outputs.append(LayerOutputs(logits, boxes, corners, refs, queries))
             previous, boxes = queries.detach(), boxes.detach()
         return Refined(outputs, pre)
 

@@ -15,9 +15,10 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmext.models.common.query_outputs import QueryOutputs
 from mmext.models.query_seg.matcher import PointMatcher
-from mmext.models.query_seg.outputs import ImageTruth, QueryOutputs
 from mmext.models.query_seg.points import PointRule, sample_own, sample_own_truth
+from mmext.models.query_seg.truth import ImageTruth
 
 
 class PointCriterion:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmext.models.common.masked_attention import find_outside, unblock_full_rows
-from mmext.models.query_seg.outputs import QueryOutputs
+from mmext.models.common.query_outputs import QueryOutputs
 
 
 class Keys(NamedTuple):
@@ -68,20 +68,21 @@ def decode_queries(
     queries = head.query_feat.weight.expand(batch, -1, -1)
     position = head.query_embed.weight  # Q x d
 
-    outputs = QueryOutputs([], [], mask_features)
+    class_logits: list[Tensor] = []
+    mask_embeddings: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
         normed = decoder.post_norm(queries)
         embeddings = head.mask_embed(normed)
         if every_output:
-            outputs.class_logits.append(head.cls_embed(normed))
-            outputs.mask_embeddings.append(embeddings)
+            class_logits.append(head.cls_embed(normed))
+            mask_embeddings.append(embeddings)
         keys = levels[index % len(levels)]
         blocked = unblock_full_rows(find_outside(embeddings, keys.mask_features))
         queries = refine_queries(layer, queries, position, keys, blocked)
     normed = decoder.post_norm(queries)
-    outputs.class_logits.append(head.cls_embed(normed))
-    outputs.mask_embeddings.append(head.mask_embed(normed))
-    return outputs
+    class_logits.append(head.cls_embed(normed))
+    mask_embeddings.append(head.mask_embed(normed))
+    return QueryOutputs(class_logits, mask_embeddings, normed, mask_features)
 
 
 def make_keys(head: Mask2FormerHead, index: int, memory: Tensor, mask_features: Tensor) -> Keys:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
 from mmdet.structures import SampleList
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn import functional
 
@@ -68,3 +68,18 @@ class QueryFusionHead(MaskFormerFusionHead):
         return super().predict(
             mask_cls_results, mask_pred_results, batch_data_samples, rescale=rescale
         )
+
+    def instance_postprocess(self, mask_cls: Tensor, mask_pred: Tensor) -> InstanceData:
+        """Objects of an image; as mmdet's, which fails where there are fewer candidates than `max_per_image`.
+
+        Args:
+            mask_cls: (Q, C + 1) logits.
+            mask_pred: (Q, H, W) logits.
+
+        Returns:
+            At most `max_per_image` of the Q C pairs of a query and a class, without those of stuff: `bboxes` (n, 4) xyxy,
+            `labels` (n,), `scores` (n,), `masks` (n, H, W) bool.
+        """
+        limit = self.test_cfg.get('max_per_image', 100)
+        self.test_cfg['max_per_image'] = min(limit, len(mask_cls) * self.num_classes)
+        return super().instance_postprocess(mask_cls, mask_pred)

@@ -12,11 +12,12 @@ from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.structures import DetDataSample, SampleList
 from torch import Tensor
 
+from mmext.models.common.query_outputs import QueryOutputs, predict_masks
 from mmext.models.query_seg.criterion import PointCriterion
 from mmext.models.query_seg.decoder import check_attentions, decode_queries
 from mmext.models.query_seg.matcher import Costs, PointMatcher
-from mmext.models.query_seg.outputs import ImageTruth, QueryOutputs, predict_masks
 from mmext.models.query_seg.points import PointRule
+from mmext.models.query_seg.truth import ImageTruth
 from mmext.registry import MODELS
 
 
@@ -142,7 +143,7 @@ def read_truth(sample: DetDataSample, num_things: int, num_classes: int) -> Imag
     instances = sample.gt_instances
     if 'masks' not in instances:
         raise ValueError(
-            'FastMask2FormerHead: got ground truth without masks, expected BitmapMasks or PolygonMasks. Load them with '
+            'query head: got ground truth without masks, expected BitmapMasks or PolygonMasks. Load them with '
             'LoadAnnotations(with_bbox=True, with_mask=True).'
         )
     labels = instances.labels
@@ -150,7 +151,7 @@ def read_truth(sample: DetDataSample, num_things: int, num_classes: int) -> Imag
     size = sample.metainfo.get('batch_input_shape', masks.shape[1:])
     if tuple(size) != tuple(masks.shape[1:]):
         raise ValueError(
-            f'FastMask2FormerHead: got masks of {tuple(masks.shape[1:])} (height, width), expected {tuple(size)}, the '
+            f'query head: got masks of {tuple(masks.shape[1:])} (height, width), expected {tuple(size)}, the '
             'size of the network input. Set pad_mask=True in the data_preprocessor (and in BatchFixedSizePad).'
         )
     if 'gt_sem_seg' in sample:

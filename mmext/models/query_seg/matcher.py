@@ -6,7 +6,6 @@ features that are sampled at the shared points, and no query gets a mask.
 Shape letters: N outputs of the decoder, B images, Q queries, d embedding channels, G objects of an image, P points.
 """
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,8 @@ from mmdet.models.task_modules.assigners.match_cost import BaseMatchCost
 from torch import Tensor
 
 from mmext.models.common.matching import (
+    CostWarning,
+    are_finite,
     class_cost,
     copy_to_host,
     cross_entropy_cost,
@@ -23,8 +24,8 @@ from mmext.models.common.matching import (
     solve_assignments,
 )
 from mmext.models.common.points import sample_features
-from mmext.models.query_seg.outputs import ImageTruth
 from mmext.models.query_seg.points import PointRule, sample_shared_truth
+from mmext.models.query_seg.truth import ImageTruth
 
 
 class Costs:
@@ -93,7 +94,7 @@ class PointMatcher:
     def __init__(self, costs: Costs, points: PointRule) -> None:
         self.costs = costs
         self.points = points
-        self._has_warned = False
+        self._warn = CostWarning('FastMask2FormerHead')
 
     @torch.no_grad()
     def __call__(
@@ -124,9 +125,8 @@ class PointMatcher:
             for i, truth in enumerate(truths)
         ]
         on_host = copy_to_host(costs)
-        if not self._has_warned and not all(np.isfinite(own).all() for own in on_host):
-            self._has_warned = True
-            warn_of_costs(on_host, logits, embeddings, features)
+        if not are_finite(on_host):
+            self._warn(lambda: find_cause(on_host, logits, embeddings, features))
         return copy_to_device(solve_assignments(on_host), features.device), generators
 
     def _compare(
@@ -169,10 +169,10 @@ def copy_to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[T
     return [part.view(own.shape) for part, own in zip(parts, arrays, strict=True)]
 
 
-def warn_of_costs(
+def find_cause(
     costs: Sequence[np.ndarray], logits: Tensor, embeddings: Tensor, features: Tensor
-) -> None:
-    """Say which costs (N, Q, G) of the images are not finite, and since where."""
+) -> str:
+    """What is not finite where costs (N, Q, G) of the images first are not."""
     bad = np.stack([~np.isfinite(own).all(axis=(1, 2)) for own in costs], axis=1)  # N x B
     output, image = np.argwhere(bad)[0]
     parts = {
@@ -181,11 +181,7 @@ def warn_of_costs(
         'the mask embeddings': embeddings[output, image],
     }
     broken = [name for name, values in parts.items() if not values.isfinite().all()]
-    cause = ' and '.join(broken) or 'none of the inputs: a product of them is too large for float32'
-    warnings.warn(
-        f'FastMask2FormerHead: got matching costs that are infinite or not a number, first for output {output} of '
-        f'{len(bad)} and image {image} of the batch; not finite there: {cause}. Such pairs are matched only where there '
-        'is no other way. If the losses stay finite, ignore this; else lower the learning rate, clip gradients or train '
-        'in float32.',
-        stacklevel=2,
+    cause = (
+        ' and '.join(broken) or 'none of the inputs, but a product of them, too large for float32'
     )
+    return f'{cause}, first for output {output} of {len(bad)} and image {image} of the batch'

@@ -123,4 +123,6 @@ def _random_state(device: torch.device) -> Tensor:
     """State of the generator from which `torch.rand` draws on a device."""
     if device.type == 'cpu':
         return torch.get_rng_state()
-    return getattr(torch, device.type).get_rng_state(device)
+    if device.type == 'mps':  # Of which there is one, so that it is not asked which.
+        return torch.mps.get_rng_state()
+    return torch.get_device_module(device).get_rng_state(device)

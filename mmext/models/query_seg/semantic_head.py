@@ -7,10 +7,11 @@ from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmext.models.common.query_outputs import predict_masks
 from mmext.models.query_seg.decoder import check_attentions
 from mmext.models.query_seg.head import build_criterion, compute_losses, decode
-from mmext.models.query_seg.outputs import ImageTruth, predict_masks
 from mmext.models.query_seg.semantics import score_classes
+from mmext.models.query_seg.truth import ImageTruth
 from mmext.registry import MODELS
 
 

@@ -9,8 +9,6 @@ from mmext.models.yolo.mask_losses import DenseMaskLoss, PointMaskLoss
 from mmext.models.yolo.multi_scale_proto import MultiScaleProto
 from mmext.models.yolo.neck import CSPPAN
 from mmext.models.yolo.proto import Proto
-from mmext.models.yolo.query_criterion import QueryCriterion
-from mmext.models.yolo.query_decoder import QueryMaskDecoder
 from mmext.models.yolo.refine_loss import RefineLoss
 from mmext.models.yolo.refiner import MaskRefiner
 from mmext.models.yolo.semantic import SemanticBranch, SemanticLoss
@@ -25,8 +23,6 @@ __all__ = [
     'MultiScaleProto',
     'PointMaskLoss',
     'Proto',
-    'QueryCriterion',
-    'QueryMaskDecoder',
     'RefineLoss',
     'Segment',
     'SegmentAttention',

@@ -16,11 +16,11 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmext.models.common.query_outputs import QueryOutputs, predict_masks
 from mmext.models.yolo.assembly import OutputFrame
 from mmext.models.yolo.idle_settings import warn_of_idle_settings
 from mmext.models.yolo.outputs import SegmentOutputs
 from mmext.models.yolo.postprocess import Detections, ImageDetections
-from mmext.models.yolo.query_outputs import QueryOutputs, predict_masks
 from mmext.models.yolo.query_postprocess import ImageOutputs, split_test_config
 from mmext.models.yolo.query_seeds import (
     TrainingSeeds,

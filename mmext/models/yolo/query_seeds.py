@@ -13,8 +13,8 @@ from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn import functional
 
+from mmext.models.common.query_outputs import QuerySeeds
 from mmext.models.yolo.postprocess import Detections, TestSettings, select_detections
-from mmext.models.yolo.query_outputs import QuerySeeds
 from mmext.structures.boxes import box_iou
 
 # The suppression looks at this many of the best priors for every seed that is wanted.

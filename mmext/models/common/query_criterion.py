@@ -29,7 +29,7 @@ from mmext.models.common.points import (
     sample_features,
     sample_logits,
 )
-from mmext.models.yolo.query_outputs import QueryOutputs
+from mmext.models.common.query_outputs import QueryOutputs
 from mmext.registry import MODELS
 
 DICE_EPS = 1.0

@@ -23,7 +23,7 @@ from mmext.models.common.masked_attention import (
     find_outside_boxes,
 )
 from mmext.models.common.position import BoxPositionEncoding
-from mmext.models.yolo.query_outputs import QueryOutputs, QuerySeeds
+from mmext.models.common.query_outputs import QueryOutputs, QuerySeeds
 from mmext.registry import MODELS
 
 

@@ -5,8 +5,9 @@
     python tools/test.py configs/deim/deimv2-text_atto_1xb8-20e_look-alike.py work_dirs/deimv2-text_atto_1xb8-20e_look-alike/epoch_20.pth
 
 The sentences are embedded by MiniLM, 384 channels; for another text model see tools/embed_text.py, and set `model.fusion.text_dim`.
-The control, each class with the sentence of another: `--cfg-options model.text.permutation="[1,2,3,4,5,0]"`. Other sentences, or other
-classes, without training: `tools/test.py ... --descriptions FILE`.
+The control, no class with a sentence of its own pair, and flat and deep ones mixed (a head that learns could undo a swap of all flat with
+all deep ones): `--cfg-options model.text.permutation="[3,4,5,1,0,2]"`. Other sentences, or other classes, without training:
+`tools/test.py ... --descriptions FILE`.
 """
 
 _base_ = ['./deimv2_atto_1xb8-30e_look-alike.py']

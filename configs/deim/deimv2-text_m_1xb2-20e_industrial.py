@@ -2,7 +2,7 @@
 
 Before: train `deimv2_m_industrial.py`, and embed the sentences with CLIP ViT-B/32 or another text model of 512 channels:
 
-    python tools/embed_text.py configs/deim/descriptions/industrial_defects.json MODEL_FOLDER weights/industrial_texts.safetensors --language es
+    python tools/embed_text.py configs/deim/descriptions/industrial_defects.json MODEL_FOLDER weights/industrial_texts.safetensors
     python tools/train.py configs/deim/deimv2-text_m_1xb2-20e_industrial.py
     python tools/test.py configs/deim/deimv2-text_m_1xb2-20e_industrial.py work_dirs/deimv2-text_m_1xb2-20e_industrial/epoch_20.pth
 

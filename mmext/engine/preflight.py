@@ -151,10 +151,10 @@ def check_dataset(facts: DatasetFacts) -> list[Finding]:
 def head_classes(model: nn.Module) -> dict[str, int]:
     """`num_classes` of every module that must know the classes: path in the model -> number.
 
-    A model that finds classes by texts may have been given others than its detector was trained on.
+    Of a model that finds classes by texts, nothing: `vocabulary` has their names.
     """
-    if isinstance(size := getattr(model, 'vocabulary_size', None), int):
-        return {'fusion': size}
+    if hasattr(model, 'vocabulary'):
+        return {}
     return {
         path: module.num_classes
         for path, module in model.named_modules()

@@ -182,6 +182,26 @@ def check_num_classes(heads: Mapping[str, int], classes: Sequence[str]) -> list[
     ]
 
 
+def check_vocabulary(vocabulary: Sequence[str] | None, classes: Sequence[str]) -> list[Finding]:
+    """Names of the texts of a model against the class names, in their order: each label must get the text of its class.
+
+    Args:
+        vocabulary: names that the model finds by their texts; None for models without texts.
+        classes: class names of the data.
+    """
+    if vocabulary is None or tuple(vocabulary) == tuple(classes):
+        return []
+    table = side_by_side(
+        'texts of the model', list(vocabulary), 'classes of the data', list(classes)
+    )
+    return [
+        error(
+            f'the texts are not those of the classes of the data, in their order\n{table}\n  set '
+            f'model.text.classes={list(classes)}, or test with --descriptions'
+        )
+    ]
+
+
 def check_splits(paths: Mapping[str, Collection[str]]) -> list[Finding]:
     """Images that are in the training data and in the data it is scored on.
 

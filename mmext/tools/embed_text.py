@@ -25,6 +25,8 @@ from mmext.tools.command import add_traceback_argument, run_command
 
 # What text models of transformers consist of; not the copies for other frameworks beside them.
 _DOWNLOADED = ('*.json', '*.txt', '*.model', '*.safetensors')
+# Of models that have no other weights, such as openai/clip-vit-base-patch32.
+_OLD_WEIGHTS = ('pytorch_model*.bin',)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,7 +121,10 @@ def _model_folder(model: str, allow_download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_DOWNLOADED)))
+        folder = Path(snapshot_download(model, allow_patterns=list(_DOWNLOADED)))
+        if not any(folder.glob('*.safetensors')):
+            snapshot_download(model, allow_patterns=list(_OLD_WEIGHTS))
+        return folder
     # Its errors of network, names and rights are of these.
     except (OSError, ValueError) as error:
         raise ValueError(f'text model {model} cannot be fetched: {error}') from error

@@ -21,7 +21,12 @@ from mmext.engine.preflight import (
     leaf_datasets,
     summary,
 )
-from mmext.engine.preflight_checks import Finding, check_num_classes, side_by_side
+from mmext.engine.preflight_checks import (
+    Finding,
+    check_num_classes,
+    check_vocabulary,
+    side_by_side,
+)
 from tests.tiny import CLASSES, make_tiny_coco, tiny_dataloader
 
 
@@ -252,3 +257,11 @@ def test_side_by_side__marks_differences_and_cuts_long_lists() -> None:
     assert lines[:3] == ['    left | right', '    a    | a', '    b *  | 0 *']
     assert len(lines) == 1 + 12 + 1
     assert lines[-1] == '         | ...'
+
+
+def test_vocabulary__texts_in_another_order_than_the_classes_are_an_error():
+    assert check_vocabulary(None, CLASSES) == check_vocabulary(list(CLASSES), CLASSES) == []
+    swapped = [CLASSES[1], CLASSES[0], *CLASSES[2:]]
+    for wrong in (swapped, CLASSES[:-1]):
+        (finding,) = check_vocabulary(wrong, CLASSES)
+        assert finding.is_error and 'set model.text.classes=' in finding.text

@@ -277,3 +277,14 @@ def test_assign_queries__matched_covered_and_background() -> None:
     assert truth.num_objects == 2
     nothing = assign_queries(matcher, BoxOutputs(logits[1:], boxes[1:]), targets[1:], epoch=0)
     assert nothing.num_objects == 1 and (nothing.covered == C).all()
+
+
+def test_scale__comes_back_from_its_limit() -> None:
+    head = build().train()
+    with torch.no_grad():
+        head.context.log_scale.fill_(7.0)
+    queries, logits = inputs()
+    outputs = head.compare(queries, logits)
+    assert head.context.scale.item() == pytest.approx(100, rel=1e-6)
+    outputs.text_logits.square().sum().backward()
+    assert head.context.log_scale.grad.item() != 0

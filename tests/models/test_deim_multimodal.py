@@ -19,6 +19,7 @@ from tests.contract_kinds import Instances
 from tests.systems import TEXT_CLASSES, TEXT_EMBEDDINGS, deim_atto, deim_text
 
 SIZE = (64, 96)
+TEXT = dict(classes=TEXT_CLASSES, embeddings=None)
 
 
 @pytest.fixture(scope='module')
@@ -145,8 +146,8 @@ def write(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def test_texts__of_the_file_or_permuted_or_of_the_checkpoint(trained: DEIM) -> None:
-    model = build(trained)
-    model.init_weights()
+    model = build(trained).eval()
+    model(images(), mode='tensor')
     own = model.fusion.context.text_embeddings
     assert own.norm(dim=1).sum() == pytest.approx(3)
     text = dict(classes=TEXT_CLASSES, embeddings=str(TEXT_EMBEDDINGS))
@@ -158,13 +159,41 @@ def test_texts__of_the_file_or_permuted_or_of_the_checkpoint(trained: DEIM) -> N
     with pytest.raises(ValueError, match='got no texts'):
         deployed.eval()(images(), mode='tensor')
     deployed.load_state_dict(shuffled.state_dict())
-    assert deployed(images(), mode='tensor').logits.isfinite().all()
+    similarity = deployed.compare_queries(images())[1].similarity
+    assert torch.equal(similarity, shuffled.eval().compare_queries(images())[1].similarity)
+    assert not torch.allclose(similarity, similarity[..., [2, 0, 1]])
 
 
-def test_texts__file_that_is_missing_is_told_before_the_training(trained: DEIM) -> None:
-    model = build(trained, text=dict(classes=TEXT_CLASSES, embeddings='nowhere.safetensors'))
+def test_texts__file_that_is_missing_stops_the_first_step(trained: DEIM) -> None:
+    model = build(trained, text=TEXT | dict(embeddings='nowhere.safetensors')).train()
     with pytest.raises(FileNotFoundError, match=r'nowhere.safetensors.*embed_text'):
-        model.init_weights()
+        model.loss(images(), samples())
+
+
+def test_texts__in_training_the_file_counts_and_without_it_the_checkpoint(
+    trained: DEIM, tmp_path: Path
+) -> None:
+    other = write(tmp_path / 'other.safetensors', TEXT_CLASSES)
+    fused = build(trained).train()
+    fused.loss(images(), samples())
+    for path, expected in ((other, rows()[:3]), ('gone', fused.fusion.context.text_embeddings)):
+        model = build(trained, text=TEXT | dict(embeddings=str(path)))
+        if path != other:
+            model.load_state_dict(fused.state_dict())
+        model.train().loss(images(), samples())
+        torch.testing.assert_close(model.fusion.context.text_embeddings, expected)
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_frozen__part_that_no_checkpoint_fills_whole_is_refused(trained: DEIM, part: str) -> None:
+    frozen = PARTS[: PARTS.index(part) + 1]
+    model = MODELS.build(deim_text() | dict(frozen=frozen)).train()
+    state = trained.state_dict()
+    # As where the checkpoint has other classes, whose heads are left out.
+    del state[next(name for name in state if name.startswith(f'{part}.'))]
+    model.load_state_dict(state, strict=False)
+    with pytest.raises(ValueError, match=f'no checkpoint that fills {part} whole'):
+        model.loss(images(), samples())
 
 
 @torch.no_grad()
@@ -176,9 +205,9 @@ def test_read_texts__other_classes_without_training(trained: DEIM, tmp_path: Pat
     model.read_texts(write(tmp_path / 'five.safetensors', names), names)
     outputs, compared = model.compare_queries(images())
     assert outputs.logits.shape == compared.similarity.shape == (2, *compared.logits.shape[1:])
-    assert outputs.logits.shape[-1] == model.vocabulary_size == 5
+    assert outputs.logits.shape[-1] == len(model.vocabulary) == 5
     assert model.fusion.own_classes == [2, -1, 0, -1, -1]
-    assert head_classes(model) == {'fusion': 5}
+    assert model.vocabulary == names and not head_classes(model)
     found = model.predict(images(), samples())
     assert {label for own in found for label in own.pred_instances.labels.tolist()} <= set(range(5))
     # With the classes of the training it is what it was.
@@ -190,6 +219,47 @@ def test_read_texts__other_classes_without_training(trained: DEIM, tmp_path: Pat
     )
 
 
+def test_read_texts__only_by_the_text_model_of_the_training(trained: DEIM, tmp_path: Path) -> None:
+    names = TEXT_CLASSES
+    model = build(
+        trained, text=TEXT | dict(embeddings=str(write(tmp_path / 'a.safetensors', names)))
+    )
+    model.train().loss(images(), samples())
+    source = ('random', 'of another model', 'none', 'en')
+    save_text_embeddings(tmp_path / 'b.safetensors', TextEmbeddings(names, rows()[:3], *source))
+    tested = build(trained, text=TEXT).eval()
+    tested.load_state_dict(model.state_dict())
+    tested.read_texts(tmp_path / 'a.safetensors', names)
+    with pytest.raises(
+        ValueError,
+        match=r'b.safetensors \(by random\), expected texts by the text model of the training',
+    ):
+        tested.read_texts(tmp_path / 'b.safetensors', names)
+
+
+def test_read_texts__of_other_classes_are_gone_with_the_next_checkpoint(
+    trained: DEIM, tmp_path: Path
+) -> None:
+    model = build(
+        trained, text=TEXT | dict(embeddings=str(write(tmp_path / 'a.safetensors', TEXT_CLASSES)))
+    )
+    model.train().loss(images(), samples())
+    state = model.state_dict()
+    others = ('stain', 'burr', 'chip')
+    model.read_texts(write(tmp_path / 'c.safetensors', others), others)
+    with pytest.raises(ValueError, match='after texts of stain, burr, chip, expected those of'):
+        model.loss(images(), samples())
+    model.load_state_dict(state)
+    assert model.vocabulary == TEXT_CLASSES and model.fusion.own_classes is None
+    model.loss(images(), samples())
+
+
+def test_read_texts__would_undo_a_shuffled_control(trained: DEIM) -> None:
+    text = dict(classes=TEXT_CLASSES, embeddings=str(TEXT_EMBEDDINGS), permutation=[2, 0, 1])
+    with pytest.raises(ValueError, match=r'text.permutation=\[2, 0, 1\], whose control'):
+        build(trained, text=text).read_texts(TEXT_EMBEDDINGS, TEXT_CLASSES)
+
+
 def test_read_texts__sentences_are_no_embeddings(trained: DEIM) -> None:
     with pytest.raises(ValueError, match='embed_text.py five.json MODEL_FOLDER'):
         build(trained).read_texts('five.json', TEXT_CLASSES)
@@ -198,9 +268,6 @@ def test_read_texts__sentences_are_no_embeddings(trained: DEIM) -> None:
 def test_copies__of_a_model_know_that_it_was_loaded(trained: DEIM) -> None:
     model = copy.deepcopy(build(trained, frozen=PARTS)).train()
     assert model.loss(images(), samples())['loss_fused'].isfinite()
-
-
-TEXT = dict(classes=TEXT_CLASSES, embeddings=None)
 
 
 @pytest.mark.parametrize(

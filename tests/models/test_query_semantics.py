@@ -187,3 +187,8 @@ def test_mmdets_detector__takes_all_by_changed_types():
         (result,) = model.eval().predict(images, samples)
     assert result.pred_sem_seg.sem_seg.shape == (1, 64, 64)
     assert result.pred_instances.masks.shape == (4, 64, 64)
+    # 3 queries at 3 classes have fewer candidates; the setting stays for images with more.
+    head = model.panoptic_fusion_head
+    head.test_cfg = ConfigDict(head.test_cfg, max_per_image=50)
+    found = head.instance_postprocess(torch.randn(3, CLASSES + 1), torch.randn(3, 8, 8))
+    assert len(found) == 3 * CLASSES and head.test_cfg.max_per_image == 50

@@ -29,7 +29,7 @@ def test_vocabulary_hook__the_texts_of_the_test_data() -> None:
     assert isinstance(model, DEIMMultimodal)
     names = TEXT_CLASSES[::-1][:2]
     VocabularyHook(str(TEXT_EMBEDDINGS)).before_test(runner_of(model, names))
-    assert model.vocabulary_size == 2 and model.fusion.own_classes == [2, 1]
+    assert len(model.vocabulary) == 2 and model.fusion.own_classes == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import importlib.resources
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmext.models.common.text_embeddings import load_text_embeddings, read_text_embeddings
 from mmext.structures.descriptions import read_descriptions
@@ -69,8 +71,8 @@ def test_warnings__only_beyond_the_limit():
 def test_embed__downloads_only_if_allowed(descriptions, model, tmp_path, capsys, monkeypatch):
     asked = []
 
-    def fetch(name, **_):
-        asked.append(name)
+    def fetch(name, allow_patterns):
+        asked.append((name, '*.safetensors' in allow_patterns))
         return model
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', fetch)
@@ -81,8 +83,34 @@ def test_embed__downloads_only_if_allowed(descriptions, model, tmp_path, capsys,
     assert 'Nothing is downloaded' in one_error(capsys)
     assert not asked and not out.exists()
     assert main([*arguments, '--allow-download']) == 0
-    assert asked == ['openai/clip']
+    assert asked == [('openai/clip', True)]
     assert read_text_embeddings(out).model == 'openai/clip'
+
+
+def test_embed__old_weights_are_fetched_where_there_are_no_others(
+    descriptions, model, tmp_path, monkeypatch
+):
+    """As those of openai/clip-vit-base-patch32, which the remedy of the tool names."""
+    old = tmp_path / 'old'
+    old.mkdir()
+
+    def fetch(name, allow_patterns):
+        for file in Path(model).iterdir():
+            if file.suffix == '.safetensors':
+                if 'pytorch_model*.bin' in allow_patterns:
+                    torch.save(load_file(file), old / 'pytorch_model.bin')
+            elif '*.json' in allow_patterns:
+                shutil.copy(file, old)
+        return str(old)
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', fetch)
+    out = tmp_path / 'a.safetensors'
+    assert main([descriptions, 'openai/clip', str(out), '--allow-download']) == 0
+    assert main([descriptions, model, str(tmp_path / 'b.safetensors')]) == 0
+    vectors = [
+        read_text_embeddings(tmp_path / name).vectors for name in ('a.safetensors', 'b.safetensors')
+    ]
+    assert torch.equal(*vectors)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mmext.engine.preflight import (
     leaf_datasets,
     report_findings,
 )
-from mmext.engine.preflight_checks import check_num_classes
+from mmext.engine.preflight_checks import check_num_classes, check_vocabulary
 from mmext.engine.preflight_evaluators import check_evaluator
 from mmext.engine.preflight_labels import check_ignored_label
 from mmext.engine.preflight_pixels import check_pixel_range
@@ -34,7 +34,7 @@ class PreflightHook(Hook):
     images shared between splits, the metric's annotation file, the values of mattes and of maps of classes. Warns
     where the schedule or a window of epochs is not made for the length of the training, and batches are too small
     for an augmentation. Logs one line a data set with the label histogram. The cost is one more reading of the
-    annotation files and of up to 200 maps, and loading sixteen images twice.
+    annotation files and of up to 200 maps (1200 where the first class is no background), and loading sixteen images twice.
 
     Raises:
         ValueError: with all mistakes found, the differing names side by side and the line to change.
@@ -82,7 +82,9 @@ class PreflightHook(Hook):
             leaves = [leaf for _, leaf in leaf_datasets(dataset, loader)]
             classes = leaves[0].metainfo.get('classes') or ()
             if classes:
-                findings += check_num_classes(head_classes(bare_model(runner.model)), classes)
+                model = bare_model(runner.model)
+                findings += check_num_classes(head_classes(model), classes)
+                findings += check_vocabulary(getattr(model, 'vocabulary', None), classes)
             if loader in evaluators:
                 cfg = runner.cfg.get(loader.replace('dataloader', 'evaluator'))
                 findings += check_evaluator(loader, leaves, evaluators[loader], cfg)

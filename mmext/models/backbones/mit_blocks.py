@@ -126,7 +126,7 @@ class ReducedAttention(nn.Module):
                 raise ValueError(
                     f'MixVisionTransformer: got a map of {x.shape[1]} x {x.shape[2]} whose keys are to be reduced '
                     f'{self.reduction} times, expected no side below that. Give images of 32 pixels or more on each '
-                    'side, for example with size_divisor=32 in the data_preprocessor.'
+                    'side: test_cfg=dict(size=(32, 32)) in the data_preprocessor of mmseg pads thinner ones in tests.'
                 )
             memory = self.norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.attn(x.flatten(1, 2), memory.flatten(1, 2)).view_as(x)

@@ -15,11 +15,11 @@ from mmext.models.backbones.pretrained import refuse_pretrained, warn_of_random_
 from mmext.models.backbones.transformers_files import (
     PREPROCESSOR,
     PixelRange,
-    check_folder,
     fill_network,
     read_pixel_range,
 )
 from mmext.models.backbones.transformers_probe import MAP_NORMS, first_stages, probe_network
+from mmext.models.common.weight_files import transformers_folder
 from mmext.registry import MODELS
 
 
@@ -78,8 +78,9 @@ class TransformersBackbone(BaseModule):
         refuse_pretrained(init_cfg)
         super().__init__(init_cfg)
         if isinstance(config, str):
-            check_folder(config)
-            settings = AutoConfig.from_pretrained(config, local_files_only=True)
+            settings = AutoConfig.from_pretrained(
+                transformers_folder(config), local_files_only=True
+            )
         else:
             settings = AutoConfig.for_model(**{'model_type': 'none given', **config})
         settings.out_indices = list(out_indices)
@@ -100,7 +101,8 @@ class TransformersBackbone(BaseModule):
         self._has_warned = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to the maps (B, C_l, H / stride_l, W / stride_l), rounded up, of `out_indices`."""
+        """Images (B, 3, H, W), padded to multiples of `size_divisor`, to the maps (B, C_l, h / stride_l, w / stride_l) of
+        `out_indices`; h x w is the padded size."""
         height, width = x.shape[2:]
         bottom, right = -height % self.size_divisor, -width % self.size_divisor
         if bottom or right:

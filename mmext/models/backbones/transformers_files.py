@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from safetensors import SafetensorError
 from torch import nn
 
-from mmext.models.common.weight_files import check_finite
+from mmext.models.common.weight_files import check_finite, transformers_folder
 
 _MAX_NAMES = 5
 PREPROCESSOR = 'preprocessor_config.json'
@@ -27,22 +27,13 @@ class PixelRange(NamedTuple):
     std: tuple[float, ...]
 
 
-def check_folder(folder: str) -> None:
-    """Raise FileNotFoundError where there is no folder with a config.json."""
-    if not (Path(folder) / 'config.json').is_file():
-        raise FileNotFoundError(
-            f'{folder} is no folder with a config.json, expected that of a model of transformers, as `save_pretrained` '
-            'writes it. Nothing is downloaded: get it and give its path.'
-        )
-
-
 def read_pixel_range(folder: str) -> PixelRange | None:
     """The normalisation of a published model; None where its folder does not tell.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = Path(folder) / PREPROCESSOR
+    path = Path(folder).expanduser() / PREPROCESSOR
     if not path.is_file():
         return None
     try:
@@ -81,11 +72,11 @@ def fill_network(network: nn.Module, folder: str, *, may_miss: frozenset[str], n
         FileNotFoundError: there is no such folder.
         ValueError: it holds no readable weights, entries are missing, of another shape or not finite.
     """
-    check_folder(folder)
+    path = transformers_folder(folder)
     name = type(network).__name__
     try:
         filled, report = type(network).from_pretrained(  # type: ignore[attr-defined]
-            folder,
+            path,
             config=network.config,
             local_files_only=True,
             output_loading_info=True,

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmext.models.common.weight_files import transformers_folder
+
 # Files that change what a model makes of a text.
 _SUFFIXES = ('.json', '.txt', '.model', '.safetensors', '.bin')
 _VOCABULARIES = ('tokenizer.json', 'vocab.txt', 'vocab.json', '*.model')
@@ -132,14 +134,11 @@ def check_model_folder(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none; the message says how to get one.
     """
-    path = Path(folder).expanduser()
-    if not (path / 'config.json').is_file():
-        raise FileNotFoundError(
-            f'text model {folder} is no folder with a config.json. Nothing is downloaded: give the folder of a model of '
-            'transformers with its tokenizer, as save_pretrained writes them; or fetch a published one, such as '
-            'openai/clip-vit-base-patch32, with `python tools/embed_text.py DESCRIPTIONS NAME OUT --allow-download`'
-        )
-    return path
+    return transformers_folder(
+        folder,
+        also=' (a text model with its tokenizer); or fetch a published one, such as openai/clip-vit-base-patch32, with '
+        '`python tools/embed_text.py DESCRIPTIONS NAME OUT --allow-download`',
+    )
 
 
 def hash_model(folder: str | Path) -> str:

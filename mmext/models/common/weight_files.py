@@ -138,3 +138,22 @@ def _tensors_in(content: Any) -> dict[str, Tensor]:
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix('module.'): tensor for name, tensor in tensors.items()}
+
+
+def transformers_folder(folder: str | Path, *, also: str = '') -> Path:
+    """The folder of a published model of transformers, `~` read.
+
+    Args:
+        folder: its path.
+        also: end of the message: what else would help.
+
+    Raises:
+        FileNotFoundError: there is no folder with a config.json.
+    """
+    path = Path(folder).expanduser()
+    if not (path / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'{folder} is no folder with a config.json. Nothing is downloaded: get the folder of a model of transformers, as '
+            f'save_pretrained writes it, and give its path{also}'
+        )
+    return path

@@ -13,7 +13,7 @@ of the queries, T of the texts, D of their projections.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -165,16 +165,25 @@ class MultimodalFusion(nn.Module):
             'loss_align': self.align_weight * alignment_loss(similarity, truth),
         }
 
-    def set_texts(self, embeddings: Tensor, own_classes: Sequence[int]) -> None:
+    def set_texts(
+        self, embeddings: Tensor, own_classes: Sequence[int], model_hash: str = ''
+    ) -> None:
         """Take other texts, of any number of classes, for inference.
 
         Args:
             embeddings: (K, T), made as those of training were.
             own_classes: K of them, the detector's class in [0, C) that each text is about, or -1.
+            model_hash: of their text model, see `TextEmbeddings`; '' where it is unknown.
         """
-        self.context.set_texts(embeddings)
+        self.context.set_texts(embeddings, model_hash)
         is_plain = list(own_classes) == list(range(self.num_classes))
         self.own_classes = None if is_plain else list(own_classes)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint brings the texts of the training back."""
+        if f'{prefix}context.text_embeddings' in state_dict:
+            self.own_classes = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _class_loss(self, logits: Tensor, truth: QueryTruth) -> Tensor:
         values = matchability_aware_loss(
@@ -274,7 +283,9 @@ class SoftmaxMultimodalFusion(nn.Module):
             'loss_fused': functional.cross_entropy(logits, truth.labels.flatten(), weight=weight)
         }
 
-    def set_texts(self, embeddings: Tensor, own_classes: Sequence[int]) -> None:
+    def set_texts(
+        self, embeddings: Tensor, own_classes: Sequence[int], model_hash: str = ''
+    ) -> None:
         """Take other texts of the same classes; see `MultimodalFusion.set_texts`.
 
         Raises:
@@ -286,7 +297,7 @@ class SoftmaxMultimodalFusion(nn.Module):
                 'the same in the same order: its last layer has a row for each. Train mmext.MultimodalFusion, which takes '
                 'any.'
             )
-        self.context.set_texts(embeddings)
+        self.context.set_texts(embeddings, model_hash)
 
 
 def alignment_loss(logits: Tensor, truth: QueryTruth) -> Tensor:

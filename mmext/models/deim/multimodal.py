@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.logging import print_log
 from torch import Tensor
 
-from mmext.models.common.text_embeddings import load_text_embeddings
+from mmext.models.common.text_embeddings import TextEmbeddings, read_text_embeddings, select_rows
 from mmext.models.deim.clip_fusion import FusionOutputs
 from mmext.models.deim.detector import DEIM, read_targets
 from mmext.models.deim.outputs import BoxOutputs, LayerOutputs
@@ -33,14 +34,19 @@ class DEIMMultimodal(DEIM):
 
     Args:
         fusion: config of `mmext.MultimodalFusion` or `mmext.SoftmaxMultimodalFusion`.
-        text: `classes`, names in the order of the labels; `embeddings`, a file of `tools/embed_text.py`, read when the
-            texts are wanted and no checkpoint has brought them, or None; optionally `permutation`: class i gets the text
-            of class permutation[i], the control of what the meaning of the texts contributes.
+        text: `classes`, names in the order of the labels; `embeddings`, a file of `tools/embed_text.py`, or None for the
+            texts of a checkpoint. In training the file counts, and where it is not there (`--resume` on another machine)
+            the checkpoint; in tests the checkpoint, and without one the file. Optionally `permutation`: class i gets the
+            text of class permutation[i], the control of what the meaning of the texts contributes.
         frozen: which parts of the detector are not trained and keep their eval mode: (), ('backbone',),
-            ('backbone', 'neck') or ('backbone', 'neck', 'decoder'). (torch's attention rounds by about 1e-7 otherwise where
-            its weights want no gradient: compare bits with a detector whose weights are frozen as well.)
+            ('backbone', 'neck') or ('backbone', 'neck', 'decoder'). Each must have been filled by a checkpoint, whole; for
+            a backbone its own `checkpoint` will do. (torch's attention rounds by about 1e-7 otherwise where its weights
+            want no gradient: compare bits with a detector whose weights are frozen as well.)
 
     All other arguments are those of `DEIM`.
+
+    Attributes:
+        vocabulary: names of the classes that are found: `text.classes`, until `read_texts` is given others.
 
     Raises:
         ValueError: `frozen` or `text` is wrong, or the numbers of classes or channels do not fit together.
@@ -77,15 +83,12 @@ class DEIMMultimodal(DEIM):
         self.classes = tuple(text['classes'])
         self.embeddings: str | None = text['embeddings']
         self.permutation = tuple(text.get('permutation') or range(len(self.classes)))
+        self.vocabulary = self.classes
         self._check_classes()
-        self._has_texts = self._has_weights = False
+        self._has_texts = False
+        self._filled: set[str] = set()
         for name in self.frozen:
             getattr(self, name).requires_grad_(False)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """The number of classes that are found: those of the texts, which may be others than the detector's."""
-        return len(self.fusion.context.text_embeddings)
 
     def train(self, mode: bool = True) -> 'DEIMMultimodal':
         """Switch the mode; what is frozen stays in eval mode, where batch norms keep their statistics."""
@@ -93,11 +96,6 @@ class DEIMMultimodal(DEIM):
         for name in self.frozen:
             getattr(self, name).eval()
         return self
-
-    def init_weights(self) -> None:
-        """As `DEIM`; and read the texts, so that a file that is missing is told before the training."""
-        super().init_weights()
-        self._require_texts()
 
     def read_texts(self, path: str | Path, classes: Sequence[str]) -> None:
         """Find these classes from now on, by their texts.
@@ -114,9 +112,16 @@ class DEIMMultimodal(DEIM):
                 f'got {path}, which holds sentences; expected their embeddings. Make them first: '
                 f'`python tools/embed_text.py {path} MODEL_FOLDER EMBEDDINGS.safetensors`.'
             )
+        if self.permutation != tuple(range(len(self.classes))):
+            raise ValueError(
+                f'got {path} for a model with text.permutation={list(self.permutation)}, whose control they would undo; '
+                'expected a model without.'
+            )
+        found = read_text_embeddings(path)
+        self.fusion.context.check_text_model(found.model_hash, f'{path} (by {found.model})')
         own = [self.classes.index(name) if name in self.classes else -1 for name in classes]
-        self.fusion.set_texts(load_text_embeddings(path, classes), own)
-        self._has_texts = True
+        self.fusion.set_texts(select_rows(found, classes, str(path)), own, found.model_hash)
+        self.vocabulary, self._has_texts = tuple(classes), True
 
     def loss(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]
@@ -127,14 +132,10 @@ class DEIMMultimodal(DEIM):
             The losses of the fusion, and those of `DEIMCriterion` unless the decoder is frozen.
 
         Raises:
-            ValueError: there are no texts, or a frozen detector without weights.
+            FileNotFoundError, ValueError: there are no texts, or those of other classes; or a frozen part without weights.
         """
-        self._require_texts()
-        if 'decoder' in self.frozen and not self._has_weights:
-            raise ValueError(
-                f'DEIMMultimodal: got frozen={self.frozen}, and weights that no checkpoint has filled; expected a trained '
-                'detector. Set load_from to the checkpoint of the training without texts.'
-            )
+        if not self._has_texts or self.vocabulary != self.classes:
+            self._prepare_training()
         height, width = batch_inputs.shape[2:]
         targets = [read_targets(own.gt_instances, height, width) for own in batch_data_samples]
         outputs = self.decoder(self.extract_feat(batch_inputs), targets)
@@ -166,25 +167,61 @@ class DEIMMultimodal(DEIM):
         return self.compare_queries(batch_inputs)[0]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Remember whether a checkpoint has had weights for the detector."""
-        self._has_weights |= any(name.startswith(f'{prefix}decoder.') for name in state_dict)
+        """Remember which frozen parts a checkpoint has filled, and forget other classes than those of the training."""
+        for part in self.frozen:
+            own = getattr(self, part).state_dict(prefix=f'{prefix}{part}.')
+            fits = (n in state_dict and state_dict[n].shape == t.shape for n, t in own.items())
+            if all(fits):
+                self._filled.add(part)
+        if f'{prefix}fusion.context.text_embeddings' in state_dict:
+            self.vocabulary, self._has_texts = self.classes, False
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _prepare_training(self) -> None:
+        """Before the first step: what is frozen has been trained, and the texts are those of the config."""
+        if self.vocabulary != self.classes:
+            raise ValueError(
+                f'DEIMMultimodal: got a training after texts of {", ".join(self.vocabulary)}, expected those of '
+                f'{", ".join(self.classes)}. Build the model again.'
+            )
+        empty = [part for part in self.frozen if part not in self._filled]
+        if 'backbone' in empty and getattr(self.backbone, 'checkpoint', None):
+            empty.remove('backbone')
+        if empty:
+            raise ValueError(
+                f'DEIMMultimodal: got frozen={self.frozen}, but no checkpoint that fills {", ".join(empty)} whole, so that '
+                'random weights would stay; expected a trained detector of the same classes. Set load_from to the '
+                'checkpoint of the training without texts.'
+            )
+        held = self.fusion.context.text_embeddings
+        has_file = self.embeddings is not None and Path(self.embeddings).expanduser().is_file()
+        if has_file or not held.any():
+            before = held.clone()
+            self._read_own_texts()
+            if before.any() and not torch.equal(before, self.fusion.context.text_embeddings):
+                print_log(
+                    f'texts of {self.embeddings} take the place of others in the checkpoint',
+                    'current',
+                    level=30,
+                )
+        self._has_texts = True
 
     def _require_texts(self) -> None:
         """Read the texts where neither a checkpoint nor `read_texts` has brought any."""
         buffer = self.fusion.context.text_embeddings
-        if self._has_texts or buffer.device.type == 'meta':
+        if self._has_texts or buffer.device.type == 'meta' or buffer.any():
             return
-        if not buffer.any():
-            if self.embeddings is None:
-                raise ValueError(
-                    'DEIMMultimodal: got no texts; load a checkpoint that was trained with texts, or set text.embeddings to '
-                    'a file of tools/embed_text.py.'
-                )
-            vectors = load_text_embeddings(self.embeddings, self.classes)
-            own = range(len(self.classes))
-            self.fusion.set_texts(vectors[list(self.permutation)], own)
-        self._has_texts = True
+        self._read_own_texts()
+
+    def _read_own_texts(self) -> None:
+        if self.embeddings is None:
+            raise ValueError(
+                'DEIMMultimodal: got no texts; load a checkpoint that was trained with texts, or set text.embeddings to '
+                'a file of tools/embed_text.py.'
+            )
+        found: TextEmbeddings = read_text_embeddings(self.embeddings)
+        vectors = select_rows(found, self.classes, self.embeddings)[list(self.permutation)]
+        self.fusion.set_texts(vectors, range(len(self.classes)), found.model_hash)
 
     def _check_classes(self) -> None:
         counts = (len(self.classes), self.fusion.num_classes, self.decoder.num_classes)

@@ -5,6 +5,7 @@ Source: CLIP (https://arxiv.org/abs/2103.00020) for the normalised projections a
 Shape letters: B images, Q queries, K classes, V channels of the queries, T of the texts, D of both projections.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from mmext.models.common.folding import refuse_training
 # As in CLIP: beyond it training becomes unstable.
 MAX_SCALE = 100.0
 _TEXTS = 'text_embeddings'
+_HASH_BYTES = 32
 
 
 class TextRows(NamedTuple):
@@ -73,6 +75,7 @@ class TextContext(nn.Module):
     """
 
     text_embeddings: Tensor
+    text_model: Tensor
 
     def __init__(
         self,
@@ -102,15 +105,21 @@ class TextContext(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
         self.register_buffer(_TEXTS, torch.zeros(num_classes, text_dim))
+        # Which text model the texts come from: SHA-256 of its `model_hash`; 0 where it is not known.
+        self.register_buffer('text_model', torch.zeros(_HASH_BYTES, dtype=torch.uint8))
         self.folded: nn.Module | None = None
 
     @property
     def scale(self) -> Tensor:
-        """1 / temperature, (1,) in (0, 100]."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        """1 / temperature, (1,), at most 100 in a training step."""
+        return self.log_scale.exp()
 
     def forward(self, queries: Tensor) -> ContextOutputs:
         """Compare queries (B, Q, V) with the texts."""
+        if self.training:
+            # The parameter itself, as in CLIP: a clamped result would give it no gradient to come back by.
+            with torch.no_grad():
+                self.log_scale.clamp_(max=math.log(MAX_SCALE))
         visual = self.visual_projection(queries)
         rows = self.folded() if self.folded is not None else self._make_rows()
         similarity = functional.normalize(visual, dim=-1) @ rows.texts.T  # B x Q x K
@@ -119,8 +128,26 @@ class TextContext(nn.Module):
         joined = functional.linear(visual, own_half, self.refinement.bias) + weights @ rows.context
         return ContextOutputs(visual, rows.texts, similarity, self.dropout(joined.relu()))
 
-    def set_texts(self, embeddings: Tensor) -> None:
-        """Take other texts (K, T), of any number of classes.
+    def check_text_model(self, model_hash: str, source: str) -> None:
+        """Other texts must come from the text model of those that are held, as far as both are known.
+
+        Args:
+            model_hash: see `TextEmbeddings`.
+            source: of the other texts, for the message.
+
+        Raises:
+            ValueError: they come from another one.
+        """
+        if not self.text_model.any() or not model_hash:
+            return
+        if not torch.equal(self.text_model, _digest(model_hash).to(self.text_model)):
+            raise ValueError(
+                f'got texts of {source}, expected texts by the text model of the training, which is another: vectors of '
+                'different models have nothing to do with each other. Embed the texts with that model.'
+            )
+
+    def set_texts(self, embeddings: Tensor, model_hash: str = '') -> None:
+        """Take other texts (K, T), of any number of classes; `model_hash` as in `TextEmbeddings`, '' where unknown.
 
         Raises:
             ValueError: not (K, T) with the T of the projection, or not finite.
@@ -134,6 +161,7 @@ class TextContext(nn.Module):
         if not embeddings.isfinite().all():
             raise ValueError('got text embeddings that are not finite; embed the texts again.')
         self.text_embeddings = embeddings.detach().to(self.text_embeddings, copy=True)
+        self.text_model = _digest(model_hash).to(self.text_model)
         if self.folded is not None:
             with torch.inference_mode(False), torch.no_grad():
                 self.folded = self.fold()
@@ -159,6 +187,12 @@ class TextContext(nn.Module):
                     level=30,
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _digest(model_hash: str) -> Tensor:
+    """(32,) uint8, 0 of an empty text."""
+    digest = hashlib.sha256(model_hash.encode()).digest() if model_hash else bytes(_HASH_BYTES)
+    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 class _FoldedRows(nn.Module):

@@ -4,6 +4,7 @@ from typing import Any
 
 from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
 from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +24,8 @@ class QueryFusionHead(MaskFormerFusionHead):
         test_cfg: of `mmdet.MaskFormerFusionHead`, whose `semantic_on` must be False.
         **kwargs: of `mmdet.MaskFormerFusionHead`.
     """
+
+    test_cfg: ConfigDict
 
     def __init__(self, test_cfg: dict | None = None, **kwargs: Any) -> None:
         others = dict(test_cfg or {})
@@ -80,6 +83,11 @@ class QueryFusionHead(MaskFormerFusionHead):
             At most `max_per_image` of the Q C pairs of a query and a class, without those of stuff: `bboxes` (n, 4) xyxy,
             `labels` (n,), `scores` (n,), `masks` (n, H, W) bool.
         """
-        limit = self.test_cfg.get('max_per_image', 100)
-        self.test_cfg['max_per_image'] = min(limit, len(mask_cls) * self.num_classes)
-        return super().instance_postprocess(mask_cls, mask_pred)
+        settings, limit = self.test_cfg, self.test_cfg.get('max_per_image', 100)
+        try:
+            # mmdet reads it from there; the next image may have more queries.
+            possible = min(limit, len(mask_cls) * self.num_classes)
+            self.test_cfg = ConfigDict(settings, max_per_image=possible)
+            return super().instance_postprocess(mask_cls, mask_pred)
+        finally:
+            self.test_cfg = settings

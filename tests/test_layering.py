@@ -49,7 +49,7 @@ ADAPTERS = {
     'attn_unet': {'head.py', 'matting.py', 'preprocessor.py', 'tta.py'},
     'deim': {'detector.py', 'multimodal.py'},
     'localizer': {'localizer.py'},
-    'query_seg': {'head.py', 'neck_head.py', 'semantic_head.py', 'fusion_head.py'},
+    'query_seg': {'head.py', 'neck_head.py', 'semantic_head.py', 'fusion_head.py', 'tta.py'},
     'segformer': {'head.py', 'fast_head.py'},
     'yolo': {'head.py', 'enhanced_head.py', 'attention_head.py', 'truth.py'},
 }

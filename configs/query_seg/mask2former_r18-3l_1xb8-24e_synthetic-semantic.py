@@ -117,6 +117,8 @@ model = dict(
     ),
     test_cfg=dict(mode='whole'),
 )
+# For `tools/test.py --tta`; the views are those of `tta_pipeline`. Queries give scores, whose softmax says nothing.
+tta_model = dict(type='mmext.ClassScoreTTAModel')
 
 max_epochs = 24
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)

@@ -7,7 +7,7 @@ This config has not been trained here: no GPU and no ADE20K at hand.
     tools/dist_train.sh configs/query_seg/mask2former_r50_8xb2-160k_ade20k-512x512.py 8
 """
 
-_base_ = ['../_base_/datasets/ade20k.py', '../_base_/runtime/semantic.py']
+_base_ = ['../_base_/datasets/ade20k.py', '../_base_/runtime/semantic_iterations.py']
 
 num_classes = 150
 crop_size = (512, 512)
@@ -115,6 +115,8 @@ model = dict(
     ),
     test_cfg=dict(mode='whole'),
 )
+# For `tools/test.py --tta`; the views are those of `tta_pipeline`. Queries give scores, whose softmax says nothing.
+tta_model = dict(type='mmext.ClassScoreTTAModel')
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -7,9 +7,7 @@ validation, 195 for the test). Not trained here yet.
     python tools/test.py configs/segformer/segformer_mit-b0_1xb8-20e_magnetic-tile.py work_dirs/segformer_mit-b0_1xb8-20e_magnetic-tile/epoch_20.pth
 """
 
-_base_ = ['../_base_/datasets/magnetic_tile_semantic.py', '../_base_/runtime/default.py']
-
-default_scope = 'mmseg'
+_base_ = ['../_base_/datasets/magnetic_tile_semantic.py', '../_base_/runtime/semantic.py']
 
 model = dict(
     type='EncoderDecoder',
@@ -23,6 +21,8 @@ model = dict(
         pad_val=-2.0,
         seg_pad_val=255,
         size=(192, 192),
+        # Photos are not padded in tests, but for thin ones, which the encoder cannot take.
+        test_cfg=dict(size=(32, 32)),
     ),
     backbone=dict(
         type='mmext.MixVisionTransformer',
@@ -97,9 +97,4 @@ custom_hooks = [
     ),
 ]
 
-default_hooks = dict(
-    checkpoint=dict(interval=5, save_best='mIoU', rule='greater'),
-    visualization=dict(_delete_=True, type='SegVisualizationHook'),
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(_delete_=True, type='SegLocalVisualizer', vis_backends=vis_backends)
+default_hooks = dict(checkpoint=dict(interval=5))

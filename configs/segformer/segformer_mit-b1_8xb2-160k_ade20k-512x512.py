@@ -14,7 +14,7 @@ The encoder starts from ImageNet: a file of NVlabs (mit_b1.pth), OpenMMLab or tr
 _base_ = [
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/segformer_160k.py',
-    '../_base_/runtime/semantic.py',
+    '../_base_/runtime/semantic_iterations.py',
 ]
 
 model = dict(

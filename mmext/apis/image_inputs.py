@@ -1,12 +1,21 @@
-"""What a user means by images: files, folders, patterns."""
+"""What a user means by images: files, folders, patterns; and what becomes of those that cannot be read."""
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeAlias
+
+import cv2
 
 # Formats that OpenCV reads, and writes in colour.
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+# Called with the path of an image, None for one in memory, and with what is wrong with it.
+OnError: TypeAlias = Callable[[Path | None, Exception], None]
+
+# What the loaders of mmext and mmcv raise for a file that they cannot read.
+UNREADABLE = (ValueError, OSError, AssertionError, cv2.error)
 
 
 def find_images(inputs: Iterable[str | Path] | str | Path) -> list[Path]:

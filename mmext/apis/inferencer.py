@@ -7,13 +7,12 @@ names, stops at the first damaged file, and has no tiles.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -22,7 +21,7 @@ from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 from torch import nn
 
-from mmext.apis.image_inputs import find_images
+from mmext.apis.image_inputs import UNREADABLE, OnError, find_images
 from mmext.apis.model import deploy, init_model, read_config
 from mmext.apis.pipelines import build_pipeline, test_pipeline
 from mmext.apis.tile_merging import merge_tiles
@@ -30,10 +29,6 @@ from mmext.apis.tiling import Tiling, Window, place
 from mmext.apis.timing import Seconds, timed_test_step
 
 Source: TypeAlias = Path | NDArray[np.uint8]
-OnError: TypeAlias = Callable[[Path | None, Exception], None]
-
-# What the loaders of mmext and mmcv raise for a file that they cannot read.
-UNREADABLE = (ValueError, OSError, AssertionError, cv2.error)
 
 
 class Prediction(NamedTuple):

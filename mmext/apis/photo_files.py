@@ -67,17 +67,22 @@ def write_png(
     Raises:
         OSError: the file cannot be written.
     """
+    save_png(path, Image.fromarray(pixels), profile if pixels.ndim == 3 else None, level)
+
+
+def save_png(
+    path: str | Path, image: Image.Image, profile: bytes | None = None, level: int = PNG_LEVEL
+) -> None:
+    """Write an image of Pillow as a PNG file; as `write_png`, which says what the arguments are.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
     part = path.with_name(f'.{path.name}.part')
     try:
-        image.save(
-            part,
-            'PNG',
-            compress_level=level,
-            icc_profile=profile if pixels.ndim == 3 else None,
-        )
+        image.save(part, 'PNG', compress_level=level, icc_profile=profile)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

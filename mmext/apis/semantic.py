@@ -1,17 +1,18 @@
 """`SemanticSegmenter`: images in, the class of every pixel out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import cv2
+import numpy as np
 from mmengine.config import Config
 from torch import nn
 
+from mmext.apis.image_inputs import UNREADABLE, OnError
 from mmext.apis.model import deploy, init_model
-from mmext.apis.semantic_inputs import Source, list_sources, read_source
+from mmext.apis.semantic_inputs import Source, find_sources, read_source
 from mmext.apis.semantic_network import (
     ConfigPreparation,
     Preparation,
@@ -20,16 +21,10 @@ from mmext.apis.semantic_network import (
 )
 from mmext.apis.semantic_passes import ImageOnWay, Passes
 from mmext.apis.semantic_presets import Preset, find_preset
-from mmext.apis.semantic_result import Segmentation, class_names
+from mmext.apis.semantic_result import Segmentation, describe_classes
 from mmext.apis.semantic_rows import RowSource, decide
 from mmext.apis.semantic_windows import Slide
 from mmext.apis.timing import Seconds
-from mmext.visualization.semantic import class_palette
-
-OnError: TypeAlias = Callable[[Path | None, Exception], None]
-
-# What the loaders of mmext and mmcv raise for a file that they cannot read.
-UNREADABLE = (ValueError, OSError, AssertionError, cv2.error)
 
 
 class SemanticSegmenter:
@@ -41,7 +36,9 @@ class SemanticSegmenter:
 
     Logits of the head's resolution, H/4 x W/4 of the network's input for most, are enlarged to the size of the image a
     few rows at a time, and the greatest decides. In memory are one batch of images with these logits and a few pieces of
-    16 MB of enlarged ones.
+    16 MB of enlarged ones. With `windows`, the place of a batch's logits is taken by those of the rows of windows that
+    reach a row of pixels, two at most places: they grow with the width of the image, not with its height. 150 classes,
+    30000 pixels wide, windows of 512 every 384: 1.5 GB.
 
     Args:
         config: a config file, a Config, or a model that `init_model` made, which is used as it is. Of a config, the
@@ -91,8 +88,7 @@ class SemanticSegmenter:
         )
         self._passes = Passes(self.network, preparation, _slide_of(model), batch_size)
         meta: dict[str, Any] = getattr(model, 'dataset_meta', None) or {}
-        self.classes = class_names(meta.get('classes'), self.network.num_logits)
-        self.palette = class_palette(meta.get('palette'), len(self.classes))
+        self.classes, self.palette = describe_classes(meta, self.network.num_logits)
         self.batch_size = batch_size
         self.windows = windows
         self.keep_logits = keep_logits
@@ -109,23 +105,20 @@ class SemanticSegmenter:
 
         Args:
             inputs: one or several of: image file, folder, pattern (see `find_images`), image of Pillow, or (H, W, 3)
-                BGR uint8 array, as cv2.imread gives it.
-            on_error: called with path (None for images in memory) and error for an image that cannot be read, or
-                whose logits are no numbers; it is then left out. None: the error is raised.
+                BGR uint8 array, as cv2.imread gives it. Of a generator, no more are held than pass together.
+            on_error: called with path (None for images in memory) and error for an image that cannot be read, that
+                the network cannot take, or whose logits are no numbers; it is then left out. None: the error is raised.
 
         Raises:
-            ValueError: an input is not there; an array of another kind; an image cannot be read.
+            ValueError: an input is not there; an array of another kind; an image comes to nothing, which is named.
         """
-        images = self._load(list_sources(inputs), on_error)
+        images = self._load(find_sources(inputs), on_error)
         while batch := list(islice(images, self.batch_size)):
-            whole = [] if self.windows else self._passes.whole(batch)
-            for image, source in zip_longest(batch, whole):
+            for image, source in self._passed(batch, on_error):
                 try:
                     result = self._finish(image, source)
                 except UNREADABLE as error:
-                    if on_error is None:
-                        raise
-                    on_error(image.path, error)
+                    _tell(image.path, image.index, error, on_error)
                     continue
                 yield result
 
@@ -150,11 +143,26 @@ class SemanticSegmenter:
                 if self.windows is None:
                     image.prepared = self._passes.prepare(image)
             except UNREADABLE as error:
-                if on_error is None:
-                    raise
-                on_error(path, error)
+                _tell(path, index, error, on_error)
                 continue
             yield image
+
+    def _passed(
+        self, batch: Sequence[ImageOnWay], on_error: OnError | None
+    ) -> Sequence[tuple[ImageOnWay, RowSource | None]]:
+        """Images with their logits, or with None for windows, which pass through the network row by row.
+
+        Where a batch fails, its images pass one by one: what is wrong belongs to one of them.
+        """
+        if self.windows is not None:
+            return [(image, None) for image in batch]
+        try:
+            return list(zip(batch, self._passes.whole(batch), strict=True))
+        except UNREADABLE as error:
+            if len(batch) == 1:
+                _tell(batch[0].path, batch[0].index, error, on_error)
+                return []
+        return [pair for image in batch for pair in self._passed([image], on_error)]
 
     def _finish(self, image: ImageOnWay, source: RowSource | None) -> Segmentation:
         start, before = time.perf_counter(), image.pre + image.net
@@ -173,7 +181,7 @@ class SemanticSegmenter:
         logits = None
         if self.keep_logits:
             assert image.logits is not None
-            logits = image.logits[0].cpu().numpy()
+            logits = np.ascontiguousarray(image.logits[0].cpu().numpy())
         return Segmentation(
             class_map=decision.class_map,
             classes=self.classes,
@@ -197,6 +205,20 @@ def _model(
     model = init_model(config, checkpoint, device)
     deploy(model)
     return model
+
+
+def _tell(path: Path | None, index: int, error: Exception, on_error: OnError | None) -> None:
+    """Pass on what is wrong with an image, in words that name it.
+
+    Raises:
+        ValueError: there is nobody to pass it on to.
+    """
+    name, text = str(path or f'image {index} of the inputs'), str(error)
+    named = ValueError(text if name in text else f'{name}: {text}')
+    named.__cause__ = error
+    if on_error is None:
+        raise named
+    on_error(path, named)
 
 
 def _slide_of(model: Any) -> Slide | None:

@@ -9,7 +9,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.segmentors import DepthEstimator, EncoderDecoder
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -161,6 +161,10 @@ class SemanticNetwork:
                 f'got a {type(model).__name__}, expected a semantic model of mmseg, an EncoderDecoder; '
                 'mmext.apis.InstanceInferencer finds objects'
             )
+        if isinstance(model, DepthEstimator):
+            raise ValueError(
+                f'got a {type(model).__name__}, which says distances; expected a semantic model of mmseg'
+            )
         if model.training:
             raise ValueError('got a model in training mode; call eval() before')
         head: Any = model.decode_head
@@ -180,17 +184,29 @@ class SemanticNetwork:
         """Logits of (B, 3, h, w), normalised, with the time between two moments at which the device has nothing to do.
 
         Where the head only computes, they have its own resolution. Heads with a prediction of their own (queries,
-        points, cascades) give theirs at the size of the input.
+        points, cascades) and models with one give theirs at the size of the input.
+
+        Raises:
+            ValueError: the network cannot take inputs of this size.
         """
         inputs = inputs.to(self._device)
-        size = tuple(inputs.shape[2:])
         start = self._clock()
-        if self._is_plain:
-            logits = self.model(inputs, mode='tensor')
-        else:
-            meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4)
-            logits = self.model.encode_decode(inputs, [dict(meta) for _ in inputs])
+        try:
+            logits = self._logits(inputs)
+        # What networks raise for maps that are too small for a kernel, or too large for the memory.
+        except (RuntimeError, ValueError, AssertionError) as error:
+            height, width = inputs.shape[2:]
+            raise ValueError(
+                f'the network failed on an input of {height} x {width} (h, w): {error}'
+            ) from error
         return Forward(logits.float(), self._clock() - start)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        if self._is_plain:
+            return self.model(inputs, mode='tensor')
+        size = tuple(inputs.shape[2:])
+        meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4)
+        return self.model.encode_decode(inputs, [dict(meta) for _ in inputs])
 
     def enlarge(self, logits: RowSource, size: tuple[int, int]) -> RowSource:
         """Logits at another size, resized as in training."""
@@ -217,9 +233,10 @@ class SemanticNetwork:
 
 def _is_plain(model: EncoderDecoder) -> bool:
     """Whether prediction is nothing but the forward pass of the head and a resizing."""
-    head = type(model.decode_head)
+    kind, head = type(model), type(model.decode_head)
     return (
-        issubclass(head, BaseDecodeHead)
+        kind.encode_decode is EncoderDecoder.encode_decode
+        and issubclass(head, BaseDecodeHead)
         and head.predict is BaseDecodeHead.predict
         and head.predict_by_feat is BaseDecodeHead.predict_by_feat
     )
@@ -238,7 +255,7 @@ class CheckedRows(StoredRows):
         Raises:
             ValueError: logits among which the greatest cannot be told.
         """
-        if not self._is_checked and not self._logits.isfinite().all():
+        if not self._is_checked and not self.logits.isfinite().all():
             raise ValueError(
                 'the network gave logits that are infinite or no numbers, expected finite ones; look at the weights, '
                 'and at their precision: float16 ends at 65504'

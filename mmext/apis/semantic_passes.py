@@ -28,7 +28,7 @@ class ImageOnWay:
         pre: seconds for reading and preparing so far.
         net: seconds for the network so far.
         prepared: what the network sees of the whole image.
-        logits: (1, C, h, w) of the whole image.
+        logits: (1, C, h, w) of the whole image; the same memory as that of its rows.
     """
 
     index: int
@@ -78,11 +78,13 @@ class Passes:
     def whole(self, images: Sequence[ImageOnWay]) -> list[RowSource]:
         """Logits of images, which are prepared, at their size; sets their `logits`."""
         prepared = [image.prepared for image in images if image.prepared is not None]
+        for image in images:
+            image.net = 0.0  # some may have passed in a batch that failed
+        low: Sequence[RowSource]
         if self.slide is None:
-            low: list[RowSource] = []
-            for image, own in zip(images, self._logits(prepared, images), strict=True):
-                image.logits = own
-                low.append(CheckedRows(own))
+            low = stored = self._logits(prepared, images)
+            for image, own in zip(images, stored, strict=True):
+                image.logits = own.logits
         else:
             low = [self._slid(*pair) for pair in zip(prepared, images, strict=True)]
         return self._place(low, prepared, [image.size for image in images])
@@ -91,16 +93,25 @@ class Passes:
         """Logits of an image that is cut into windows, at its size."""
 
         def make(own: Sequence[Window]) -> list[RowSource]:
-            prepared = [self.prepare(image, window) for window in own]
-            low: list[RowSource]
-            if self.slide is None:
-                low = [CheckedRows(part) for part in self._logits(prepared, [image] * len(own))]
-            else:
-                low = [self._slid(part, image) for part in prepared]
-            sizes = [(window.y2 - window.y1, window.x2 - window.x1) for window in own]
-            return self._place(low, prepared, sizes)
+            # Batch by batch: of a wide image the prepared windows of a whole row would take hundreds of MB.
+            return [
+                source
+                for start in range(0, len(own), self.batch_size)
+                for source in self._windowed(image, own[start : start + self.batch_size])
+            ]
 
         return _blend(windows.windows(image.size), make, pyramid)
+
+    def _windowed(self, image: ImageOnWay, windows: Sequence[Window]) -> list[RowSource]:
+        """Logits of windows of an image at their own sizes."""
+        prepared = [self.prepare(image, window) for window in windows]
+        low: Sequence[RowSource]
+        if self.slide is None:
+            low = self._logits(prepared, [image] * len(windows))
+        else:
+            low = [self._slid(part, image) for part in prepared]
+        sizes = [(window.y2 - window.y1, window.x2 - window.x1) for window in windows]
+        return self._place(low, prepared, sizes)
 
     def _place(
         self,
@@ -128,14 +139,15 @@ class Passes:
             ]
             logits = self._logits(parts, [image] * len(parts))
             return [
-                self.network.enlarge(CheckedRows(own), size)
-                for own, size in zip(logits, sizes, strict=True)
+                self.network.enlarge(own, size) for own, size in zip(logits, sizes, strict=True)
             ]
 
         return _blend(self.slide.windows((inputs.shape[2], inputs.shape[3])), make, ones)
 
-    def _logits(self, prepared: Sequence[Prepared], images: Sequence[ImageOnWay]) -> list[Tensor]:
-        """(1, C, h, w) of each; those of one size pass through the network together, `batch_size` at most.
+    def _logits(
+        self, prepared: Sequence[Prepared], images: Sequence[ImageOnWay]
+    ) -> list[CheckedRows]:
+        """Logits of each; those of one size pass through the network together, `batch_size` at most.
 
         Args:
             prepared: images or windows.
@@ -145,13 +157,13 @@ class Passes:
         groups = defaultdict(list)
         for index, own in enumerate(inputs):
             groups[own.shape].append(index)
-        found: dict[int, Tensor] = {}
+        found: dict[int, CheckedRows] = {}
         for members in groups.values():
             for start in range(0, len(members), self.batch_size):
                 batch = members[start : start + self.batch_size]
                 forward = self.network.forward(torch.cat([inputs[index] for index in batch]))
                 for index, logits in zip(batch, forward.logits, strict=True):
-                    found[index] = logits[None]
+                    found[index] = CheckedRows(logits[None])
                     images[index].net += forward.seconds / len(batch)
         return [found[index] for index in range(len(inputs))]
 

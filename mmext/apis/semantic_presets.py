@@ -4,8 +4,7 @@ Weights expect the convention that they were trained and scored with; mIoU under
 three normalise RGB by ImageNet's mean and deviation and differ in the geometry:
 
 - `hf`, transformers' `SegformerImageProcessor`: squashed to 512 x 512 whatever the shape, antialiased. Logits go to the
-  photo's size in one step. Label files: nearest to the same size, and `do_reduce_labels` (see `reduce_labels`) for ADE20K,
-  whose published processors say so; it is off by default.
+  photo's size in one step.
 - `mmseg`: into 2048 x 512 with the shape kept, without antialiasing. Logits go to the network's size, then to the photo's.
 - `nvlabs`: like `mmseg`, then both sides stretched to the next multiple of 32.
 """
@@ -26,7 +25,6 @@ SQUARE = 512
 # Longer and shorter side into which photos are fitted.
 SCALE = (2048, 512)
 DIVISOR = 32
-IGNORED = 255
 
 Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -107,19 +105,6 @@ def find_preset(name: str) -> Preset:
     near = difflib.get_close_matches(str(name).lower(), PRESETS, n=1)
     hint = f'; did you mean {near[0]!r}?' if near else ''
     raise ValueError(f'preset: got {name!r}, expected one of {", ".join(PRESETS)}{hint}')
-
-
-def reduce_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels of files in which 0 is "no class": 0 becomes 255, which is ignored, n becomes n - 1, and 255 stays.
-
-    mmseg's `reduce_zero_label` and transformers' `do_reduce_labels` are the same rule.
-
-    Args:
-        labels: (H, W) uint8; is left as it is.
-    """
-    reduced = labels - np.uint8(1)  # 0 wraps to 255
-    reduced[labels == IGNORED] = IGNORED
-    return reduced
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """What a semantic network says about one image, and how it is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from mmext.apis.rows import CHUNK_PIXELS, row_chunks
 from mmext.apis.timing import Seconds
 from mmext.visualization.semantic import (
     Paint,
+    class_palette,
     draw_overlay,
     legend_rows,
     outline_classes,
@@ -33,8 +35,8 @@ class Segmentation:
         index: the position among the inputs.
         path: the file; None for images in memory.
         seconds: the time it took; of a batch, its share. `net` is the forward pass.
-        logits: (C, h, w) float32, of the network's input with its padding at the resolution of the head, if they
-            were to be kept.
+        logits: (C, h, w) float32, of the network's input with its padding at the resolution of the head (or of the
+            input, see `SemanticNetwork.forward`), if they were to be kept.
         confidence: (H, W) float32, the probability of the class of each pixel, if it was to be kept.
     """
 
@@ -80,6 +82,26 @@ class Segmentation:
         rows = legend_rows(self.classes, self.palette, self.shares())
         photo = cv2.cvtColor(self.image, cv2.COLOR_BGR2RGB).astype(np.uint8)
         return draw_overlay(photo, self.class_map, rows, self.palette, STYLES[style])
+
+
+def describe_classes(
+    meta: Mapping[str, Any], num_logits: int
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """A name and an RGB colour, (K, 3), for every label.
+
+    Args:
+        meta: `classes` and `palette` of the data set, where they are known.
+        num_logits: of the network; 1 stands for two classes.
+
+    Raises:
+        ValueError: another number of names, or colours of another kind.
+    """
+    given, palette = meta.get('classes'), meta.get('palette')
+    names = class_names(given, num_logits)
+    if not given or len(given) == len(names):
+        return names, class_palette(palette, len(names))
+    # The only class keeps its colour; the background, which stands in front of it, gets one that is far from it.
+    return names, class_palette(class_palette(palette, 1), 2)[::-1].copy()
 
 
 def class_names(classes: Sequence[str] | None, num_logits: int) -> tuple[str, ...]:

@@ -46,15 +46,18 @@ class StoredRows:
 
     Args:
         logits: (1, C, H, W).
+
+    Attributes:
+        logits: the same, channels last.
     """
 
     def __init__(self, logits: Tensor) -> None:
-        self._logits = logits.contiguous(memory_format=torch.channels_last)
+        self.logits = logits.contiguous(memory_format=torch.channels_last)
         self.size = (logits.shape[2], logits.shape[3])
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """See `RowSource`."""
-        return self._logits[:, :, top:bottom]
+        return self.logits[:, :, top:bottom]
 
 
 class CroppedRows:

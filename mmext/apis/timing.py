@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +34,32 @@ class Seconds(NamedTuple):
     def divided(self, count: int) -> 'Seconds':
         """The share of one of `count`."""
         return Seconds(*(value / count for value in self))
+
+
+def time_summary(seconds: Sequence[NamedTuple]) -> dict[str, dict[str, float]]:
+    """`p50`, `p95` and `mean` of each part and of their sum, `total`, in seconds; empty without any.
+
+    Args:
+        seconds: of each image, with a field for each part, such as `Seconds`.
+    """
+    if not seconds:
+        return {}
+    times = np.array([[*own, sum(own)] for own in seconds])
+    summary = {}
+    for name, column in zip((*seconds[0]._fields, 'total'), times.T, strict=True):
+        half, most = np.percentile(column, (50, 95))
+        summary[name] = dict(p50=float(half), p95=float(most), mean=float(column.mean()))
+    return summary
+
+
+def time_table(seconds: Sequence[NamedTuple], unit: str) -> str:
+    """The summary as text, in milliseconds for one `unit`; empty without any."""
+    # The first pays for memory and caches that later ones reuse; P50 does not see it.
+    lines = [
+        f'  {name:22} {1e3 * own["p50"]:8.1f} {1e3 * own["p95"]:8.1f}'
+        for name, own in time_summary(seconds).items()
+    ]
+    return '\n'.join([f'{f"ms a {unit}":24} {"P50":>8} {"P95":>8}', *lines]) if lines else ''
 
 
 class TimedStep(NamedTuple):

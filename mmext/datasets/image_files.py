@@ -4,7 +4,8 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
-ORIENTATION_TAG = 0x0112
+from mmext.structures.orientation import ORIENTATION_TAG
+
 # JPEG and PNG files that end so are complete.
 ENDS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG', b'IEND\xaeB`\x82'))
 # Names of Pillow's errors about damaged files, beside `UnidentifiedImageError` (an OSError) for strange ones.

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from mmext.datasets.image_files import DAMAGED, ORIENTATION_TAG
+from mmext.datasets.image_files import DAMAGED
 from mmext.datasets.report import Report
+from mmext.structures.orientation import upright_size
 
 BOX_COLUMNS = ('xmin', 'ymin', 'xmax', 'ymax')
 COLUMNS = ('filename', *BOX_COLUMNS, 'class')
@@ -104,7 +105,8 @@ def find_image(
         report.problem('image that does not exist', row.where, str(path))
         return None
     try:
-        width, height = upright_size(path)
+        with Image.open(path) as image:
+            width, height = upright_size(image)
     except DAMAGED as error:
         report.problem('image that cannot be read', row.where, f'{path}: {error}')
         return None
@@ -119,13 +121,6 @@ def find_image(
         return None
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     return LabelledImage(row, path, width, height, box)
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image as it is seen, after the turn of its EXIF tag; only its header is read."""
-    with Image.open(path) as image:
-        turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-        return image.size[::-1] if turned else image.size
 
 
 def write_rows(path: Path, images: Iterable[tuple[str, Box, str]]) -> None:

@@ -14,9 +14,7 @@ from torch.utils.data import Sampler
 from mmext.datasets.checks import checked_fraction
 from mmext.datasets.image_files import DAMAGED
 from mmext.registry import DATA_SAMPLERS
-
-# In maps of classes: pixels without truth.
-NOT_LABELLED = 255
+from mmext.structures.label_maps import NOT_LABELLED
 
 
 class LabelledDataset(Protocol):

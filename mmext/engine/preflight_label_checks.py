@@ -4,6 +4,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from mmext.engine.preflight_checks import Finding, error, some, warning
+from mmext.structures.label_maps import NOT_LABELLED
 
 # Names of a first class that is everything else, in small letters.
 BACKGROUNDS = frozenset(
@@ -36,17 +37,22 @@ class MapFacts(NamedTuple):
 
     @property
     def values(self) -> Counter[int]:
-        """Value -> pixels, of all files together; without 255, which mmseg leaves as it is."""
+        """Value -> pixels, of all files together; without `NOT_LABELLED`, which mmseg leaves as it is."""
         total: Counter[int] = Counter()
         for counts in self.stored.values():
             total.update(counts)
-        total.pop(255, None)
+        total.pop(NOT_LABELLED, None)
         return total
 
     @property
     def is_complete(self) -> bool:
         """Whether every map was looked at."""
         return len(self.stored) == self.num_maps
+
+    @property
+    def is_all_training(self) -> bool:
+        """Whether nothing else is trained on. Validation sets and parts of a concatenation may be poorer."""
+        return self.where.startswith('train') and '.datasets[' not in self.where
 
 
 def judge_maps(facts: MapFacts) -> list[Finding]:
@@ -101,16 +107,16 @@ def _lost_class(facts: MapFacts) -> list[Finding]:
 
 
 def _binary_values(facts: MapFacts) -> list[Finding]:
-    """Masks of 0 and 255: what is to be found is ignored."""
+    """Masks of 0 and 255: what is to be found is ignored. Of a small part, it may be background and crowds."""
     stored: set[int] = set().union(*facts.stored.values())
-    if stored != {0, 255} or len(facts.classes) < 2 or facts.ignored != 255:
+    is_ignored = facts.ignored == NOT_LABELLED
+    if stored != {0, NOT_LABELLED} or len(facts.classes) < 2 or not is_ignored:
         return []
-    return [
-        error(
-            f'{facts.where}: got the values 0 and 255 only, expected 0 to {len(facts.classes) - 1} for {list(facts.classes)[:3]}; '
-            '255 means "not labelled", so that all marked pixels would be ignored. Write 1 instead of 255'
-        )
-    ]
+    text = (
+        f'{facts.where}: got the values 0 and 255 only, expected 0 to {len(facts.classes) - 1} for {list(facts.classes)[:3]}; '
+        '255 means "not labelled", so that all marked pixels are ignored. Write 1 instead of 255 where it marks an object'
+    )
+    return [error(text) if facts.is_all_training else warning(text)]
 
 
 def _all_ignored(facts: MapFacts) -> list[Finding]:
@@ -135,8 +141,7 @@ def _one_class(facts: MapFacts) -> list[Finding]:
         f'{facts.where}: got the class {facts.classes[seen[0]]!r} only in the {len(facts.stored)} of {facts.num_maps} maps looked '
         f'at, expected {len(facts.classes)} classes. Check data_prefix.seg_map_path and how the maps were written'
     )
-    # A validation set may be that poor.
-    is_error = facts.is_complete and facts.where.startswith('train')
+    is_error = facts.is_complete and facts.is_all_training
     return [error(text) if is_error else warning(text)]
 
 

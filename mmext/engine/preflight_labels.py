@@ -5,6 +5,7 @@ one is lost; where masks hold 0 and 255, all that is to be found is ignored; a v
 on the GPU. The label histogram shows each of them before the first step.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,12 +18,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from mmext.engine.preflight_checks import Finding, error, some
-from mmext.engine.preflight_label_checks import MapFacts, judge_maps
+from mmext.engine.preflight_checks import Finding, error, some, warning
+from mmext.engine.preflight_label_checks import BACKGROUNDS, MapFacts, judge_maps
+from mmext.engine.preflight_probe import evenly_spread, no_loader, untouched_randomness
+from mmext.structures.label_maps import NOT_LABELLED, count_values
+from mmext.structures.orientation import upright_size
 
 # Evenly spread over the data set. One of half a megapixel takes about 5 ms.
 NUM_MAPS = 200
-ORIENTATION_TAG = 0x0112  # of EXIF: how a photo is turned
+# Of the others, searched for one large value: about 3 ms each.
+NUM_SEARCHED = 1000
+# Sent through a pipeline that loads maps by no step known here: single ones may be dropped on the way.
+NUM_SAMPLES = 8
+# Heads by their place in a model, also in a list: auxiliary_head.0. Losses inside of them are given the head's label.
+HEAD = re.compile(r'head(\.\d+)?$')
 
 
 def check_label_maps(where: str, dataset: Any) -> list[Finding]:
@@ -46,29 +55,79 @@ def check_label_maps(where: str, dataset: Any) -> list[Finding]:
             )
         ]
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
-    findings = _check_missing(where, [record['seg_map_path'] for record in records])
+    missing = _check_missing(where, [record['seg_map_path'] for record in records])
     step = next(_loading_steps(dataset.pipeline), None)
-    if step is None and where.startswith('train'):
-        findings.append(no_loader(where))
-    if findings or step is None:
-        return findings
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(len(records), NUM_MAPS)).astype(int))
-    facts = MapFacts(
-        where,
-        classes,
-        dataset.reduce_zero_label,
-        dataset.ignore_index,
-        len(records),
-        {},
-        Counter(),
-        [],
-    )
-    for index in chosen.tolist():
-        findings += _read_map(facts, records[index], step)
-        if findings:
+    if missing or step is None:
+        # Tests may go without truth.
+        needs_loader = not missing and where.startswith('train')
+        return _check_other_loader(where, dataset) if needs_loader else missing
+    reduces, ignored = dataset.reduce_zero_label, dataset.ignore_index
+    facts = MapFacts(where, classes, reduces, ignored, len(records), {}, Counter(), [])
+    chosen = evenly_spread(len(records), NUM_MAPS)
+    for index in chosen:
+        if findings := _read_map(facts, records[index], step):
             return findings
-    print_log(summary(facts), 'current')
-    return judge_maps(facts)
+    searched = _to_be_searched(facts, chosen)
+    print_log(summary(facts, len(searched)), 'current')
+    beyond = (i for i in searched if _is_beyond(facts, records[i]['seg_map_path']))
+    first = next(beyond, None)
+    findings = [] if first is None else _read_map(facts, records[first], step)
+    return findings or judge_maps(facts)
+
+
+def _to_be_searched(facts: MapFacts, chosen: Sequence[int]) -> list[int]:
+    """Indices of other maps in which one value beyond the classes would show that all labels are wrong.
+
+    Where files number K classes from 1, 0 is none and `reduce_zero_label` was forgotten, all labels are one too high,
+    and only the last class, which may be rare, has a value that gives it away.
+    """
+    is_numbered_from_0 = facts.classes[0].lower() in BACKGROUNDS
+    if facts.reduces or is_numbered_from_0 or max(facts.values, default=0) >= len(facts.classes):
+        return []
+    others = sorted(set(range(facts.num_maps)) - set(chosen))
+    return [others[place] for place in evenly_spread(len(others), NUM_SEARCHED)]
+
+
+def _is_beyond(facts: MapFacts, path: str) -> bool:
+    """Whether a map holds a value that no class has, or cannot be read: then it must be looked at."""
+    try:
+        stored = read_stored(path)
+    except (ValueError, OSError, SyntaxError):
+        return True
+    has_class = (stored < len(facts.classes)) | (stored == NOT_LABELLED) | (stored == facts.ignored)
+    return not has_class.all()
+
+
+def _check_other_loader(where: str, dataset: Any) -> list[Finding]:
+    """Maps that no `LoadAnnotations` loads: an error where no other step does."""
+    with untouched_randomness():
+        names = (_loader_name(dataset, index) for index in evenly_spread(len(dataset), NUM_SAMPLES))
+        name = next(filter(None, names), None)
+    if name is None:
+        return [no_loader(where, 'maps of classes', 'LoadAnnotations')]
+    return [
+        warning(
+            f'{where}: the maps of classes are loaded by {name}, which is no LoadAnnotations: their values are not looked at'
+        )
+    ]
+
+
+def _loader_name(dataset: Any, index: int) -> str | None:
+    """Type of the step that makes `gt_seg_map` of a sample; None where none does."""
+    record = dataset.get_data_info(index)
+    for step in dataset.pipeline.transforms:
+        try:
+            record = step(record)
+        except KeyError as reason:
+            # Of a step that was to change it.
+            if reason.args == ('gt_seg_map',):
+                return None
+            raise
+        if record is None:
+            return None
+        if 'gt_seg_map' in record or 'gt_sem_seg' in record.get('data_samples', ()):
+            return type(step).__name__
+    return None
 
 
 def _read_map(facts: MapFacts, record: dict[str, Any], step: LoadAnnotations) -> list[Finding]:
@@ -99,8 +158,8 @@ def _read_map(facts: MapFacts, record: dict[str, Any], step: LoadAnnotations) ->
                 'the same size. Use the map that was drawn on this image, upright if the image is turned by EXIF'
             )
         ]
-    facts.stored[path] = _histogram(stored)
-    counts = _histogram(loaded)
+    facts.stored[path] = count_values(stored)
+    counts = count_values(loaded)
     facts.loaded.update(counts)
     if set(counts) <= {facts.ignored}:
         facts.empty.append(path)
@@ -122,22 +181,29 @@ def image_size(path: str | None) -> tuple[int, int] | None:
     """(h, w) of an upright image; None where it cannot be read, which another check reports."""
     try:
         with Image.open(path or '') as image:
-            turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
-            width, height = image.size[::-1] if turned else image.size
+            width, height = upright_size(image)
             return height, width
     except (OSError, ValueError, SyntaxError):
         return None
 
 
-def summary(facts: MapFacts) -> str:
-    """One line on the maps of a data set."""
+def summary(facts: MapFacts, num_searched: int = 0) -> str:
+    """One line on the maps of a data set.
+
+    Args:
+        facts: of the maps looked at.
+        num_searched: other maps of which only the largest value matters.
+    """
     total = max(facts.loaded.total(), 1)
     shares = [
         f'{name} {facts.loaded[label] / total:.2%}' for label, name in enumerate(facts.classes)
     ]
     shares.append(f'ignored {facts.loaded[facts.ignored] / total:.2%}')
+    others = (
+        f', {num_searched} others searched for values beyond the classes' if num_searched else ''
+    )
     return (
-        f'preflight {facts.where}: {facts.num_maps} maps of classes, {len(facts.stored)} looked at, pixels: '
+        f'preflight {facts.where}: {facts.num_maps} maps of classes, {len(facts.stored)} looked at{others}, pixels: '
         + some(shares, 30)
     )
 
@@ -152,7 +218,7 @@ def check_ignored_label(model: nn.Module) -> list[Finding]:
     heads = {
         path: module.ignore_index
         for path, module in model.named_modules()
-        if path.endswith('head') and isinstance(getattr(module, 'ignore_index', None), int)
+        if HEAD.search(path) and isinstance(getattr(module, 'ignore_index', None), int)
     }
     return [
         error(
@@ -162,13 +228,6 @@ def check_ignored_label(model: nn.Module) -> list[Finding]:
         for path, ignored in heads.items()
         if padding is not None and padding != ignored
     ]
-
-
-def no_loader(where: str) -> Finding:
-    """The error for a pipeline that never loads maps."""
-    return error(
-        f"{where}: the samples have maps of classes, and no step of the pipeline loads them; add dict(type='LoadAnnotations')"
-    )
 
 
 def _check_missing(where: str, paths: Sequence[str]) -> list[Finding]:
@@ -192,8 +251,3 @@ def _loading_steps(step: Any) -> Iterator[LoadAnnotations]:
     for children in (getattr(step, 'transforms', None), getattr(step, 'subroutines', None)):
         for child in children or ():
             yield from _loading_steps(child)
-
-
-def _histogram(values: NDArray) -> Counter[int]:
-    counts = np.bincount(values.ravel())
-    return Counter({value: int(counts[value]) for value in np.flatnonzero(counts).tolist()})

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from mmext.engine.preflight_checks import Finding, error, some, warning
-from mmext.engine.preflight_probe import untouched_randomness
+from mmext.engine.preflight_probe import evenly_spread, no_loader, untouched_randomness
 
 # Evenly spread over the data set. A photo of half a megapixel and its alpha take about 15 ms.
 NUM_MATTES = 32
@@ -60,7 +60,7 @@ def check_mattes(where: str, dataset: Any) -> list[Finding]:
                 unread.append(f'{record["alpha_path"]} ({reason})')
                 continue
             if alpha is None:
-                return [no_loader(where)]
+                return [no_loader(where, 'alpha files', 'mmext.LoadAlpha')]
             facts.append(matte_facts(record['alpha_path'], alpha))
     print_log(summary(where, len(dataset), facts), 'current')
     if unread:
@@ -73,8 +73,7 @@ def matte_indices(dataset: Any) -> list[int]:
     """Indices of samples that are looked at; none for data sets without mattes."""
     if not len(dataset) or 'alpha_path' not in dataset.get_data_info(0):
         return []
-    num_looked_at = min(len(dataset), NUM_MATTES)
-    return np.unique(np.linspace(0, len(dataset) - 1, num_looked_at).astype(int)).tolist()
+    return evenly_spread(len(dataset), NUM_MATTES)
 
 
 def load_alpha(dataset: Any, record: dict[str, Any]) -> NDArray[np.float32] | None:
@@ -136,10 +135,3 @@ def summary(where: str, num_pairs: int, facts: Sequence[MatteFacts]) -> str:
         return text
     foreground, soft = (np.mean([getattr(f, key) for f in facts]) for key in ('foreground', 'soft'))
     return f'{text}: {foreground:.1%} foreground, {soft:.1%} soft pixels'
-
-
-def no_loader(where: str) -> Finding:
-    """The error for a pipeline that never loads alpha."""
-    return error(
-        f"{where}: the samples have alpha files, and no step of the pipeline loads them; add dict(type='mmext.LoadAlpha')"
-    )

@@ -136,6 +136,24 @@ def box_lengths(instances: Any) -> list[float]:
     return (bboxes[:, 2:] - bboxes[:, :2]).amax(dim=1).tolist()
 
 
+def evenly_spread(length: int, limit: int) -> list[int]:
+    """Indices of up to `limit` samples of `length`, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(length, limit)).astype(int)).tolist()
+
+
+def no_loader(where: str, kind: str, step: str) -> Finding:
+    """The error for a pipeline that never loads the truth.
+
+    Args:
+        where: place of the data set in the config.
+        kind: of truth, such as 'alpha files'.
+        step: type of the step that loads it.
+    """
+    return error(
+        f"{where}: the samples have {kind}, and no step of the pipeline loads them; add dict(type='{step}')"
+    )
+
+
 @contextmanager
 def untouched_randomness() -> Iterator[None]:
     """Put the global generators back afterwards: a look must not change what the run draws."""

@@ -31,9 +31,6 @@ class LabelCounts(NamedTuple):
     def __add__(self, other: 'LabelCounts') -> 'LabelCounts':  # type: ignore[override]
         return LabelCounts(self.confusion + other.confusion, self.outlines + other.outlines)
 
-    def __sub__(self, other: 'LabelCounts') -> 'LabelCounts':
-        return LabelCounts(self.confusion - other.confusion, self.outlines - other.outlines)
-
 
 def no_counts(num_classes: int) -> LabelCounts:
     """The counts of nothing."""
@@ -112,10 +109,11 @@ def _count_outlines(
 def label_scores(counts: LabelCounts) -> dict[str, NDArray[np.float64]]:
     """Scores of each class, (K,) in percent, NaN where they are 0 / 0; `aAcc` has one entry.
 
-    Keys: IoU, Acc (recall), Dice, Precision, and BoundaryIoU where outlines were counted.
+    Keys: IoU, Acc (recall), Dice, Precision, and BoundaryIoU, NaN where no outlines were counted.
     """
     hit = np.diag(counts.confusion).astype(float)
     true, found = counts.confusion.sum(axis=1), counts.confusion.sum(axis=0)
+    in_truth, in_found, in_both = counts.outlines
     with np.errstate(divide='ignore', invalid='ignore'):
         scores = {
             'aAcc': np.array([hit.sum() / true.sum()]),
@@ -123,8 +121,6 @@ def label_scores(counts: LabelCounts) -> dict[str, NDArray[np.float64]]:
             'Acc': hit / true,
             'Dice': 2 * hit / (true + found),
             'Precision': hit / found,
+            'BoundaryIoU': in_both / (in_truth + in_found - in_both),
         }
-        if counts.outlines.any():
-            in_truth, in_found, in_both = counts.outlines
-            scores['BoundaryIoU'] = in_both / (in_truth + in_found - in_both)
     return {name: 100 * values for name, values in scores.items()}

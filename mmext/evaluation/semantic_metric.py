@@ -158,6 +158,8 @@ class SemanticMetric(BaseMetric):
                 'SemanticMetric: not one pixel has a truth; all scores are NaN', 'current', 30
             )
         by_class = label_scores(counts)
+        if self.boundary_ratio is None:
+            del by_class['BoundaryIoU']
         scores = {'aAcc': float(by_class.pop('aAcc')[0])}
         for name in ('IoU', 'Acc', 'Dice', 'BoundaryIoU'):
             if name in by_class:

@@ -28,10 +28,10 @@ from PIL import Image
 
 from mmext.apis.background import BackgroundRemover
 from mmext.apis.cutout import PartSeconds
-from mmext.apis.cutout_report import time_summary
 from mmext.apis.foreground import METHODS
 from mmext.apis.memory import in_fresh_process, peak_on_cpu
 from mmext.apis.photo_files import PNG_LEVEL, write_png
+from mmext.apis.timing import time_summary
 from mmext.tools.command import add_traceback_argument, check_checkpoint, publish, run_command
 
 MEGA = 10**6

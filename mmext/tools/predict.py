@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from mmext.apis import InstanceInferencer, Prediction, Tiling
 from mmext.apis.image_inputs import find_images, relative_names
 from mmext.apis.inferencer import prediction_config
 from mmext.apis.model import deploy, init_tta_model, read_config
-from mmext.apis.timing import Seconds
+from mmext.apis.timing import Seconds, time_table
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
 from mmext.evaluation.coco_results import coco_images, coco_results
@@ -36,9 +35,9 @@ from mmext.tools.command import (
     add_config_options,
     add_traceback_argument,
     check_checkpoint,
-    error_message,
     run_command,
 )
+from mmext.tools.failures import Failures
 from mmext.tools.instance_pictures import write_picture
 from mmext.tools.predict_semantic import (
     add_semantic_arguments,
@@ -87,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--whole', action='store_true', help='the whole photo beside its tiles, for large objects'
     )
     parser.add_argument(
-        '--tta', action='store_true', help="test-time augmentation: the config's views, averaged"
+        '--tta', action='store_true', help="models of objects: the config's views, averaged"
     )
     add_semantic_arguments(parser)
     add_config_options(parser)
@@ -145,7 +144,7 @@ def predict_objects(args: argparse.Namespace, cfg: Config, tiling: Tiling | None
 
     # Bad photos are counted by the bar too, which is why it follows the ids.
     with tqdm(total=len(photos), unit='photo', disable=not sys.stderr.isatty()) as bar:
-        for prediction in inferencer(photos, on_error=run.fail):
+        for prediction in inferencer(photos, on_error=run.failures.add):
             path = prediction.sample.img_path
             name = names[path]
             run.add(prediction, name)
@@ -174,11 +173,7 @@ def finish(
         submission.write(args.csv)
         print(f'written: {args.csv}')
     faults = [] if args.csv is None else submission.faults()
-    if run.failures:
-        listed = '\n  '.join(run.failures)
-        faults.append(
-            f'{len(run.failures)} of {num_photos} photos could not be predicted:\n  {listed}'
-        )
+    faults += run.failures.faults(num_photos)
     if faults:
         raise ValueError('\n'.join(faults))
 
@@ -239,7 +234,7 @@ class PredictionRun:
         self.images: list[dict] = []
         self.results: list[dict] = []
         self.seconds: list[Seconds] = []
-        self.failures: list[str] = []
+        self.failures = Failures()
 
     def add(self, prediction: Prediction, name: str) -> None:
         """Take the objects and the time of one photo."""
@@ -249,11 +244,6 @@ class PredictionRun:
         self.images.append(image)
         self.results += coco_results(sample.pred_instances, image['id'], name, self.classes)
         self.seconds.append(prediction.seconds)
-
-    def fail(self, path: Path | None, error: Exception) -> None:
-        """Take a photo that cannot be read."""
-        text = error_message(error)
-        self.failures.append(text if str(path) in text else f'{path}: {text}')
 
     def write(self, path: Path) -> tuple[Path, Path]:
         """Write the results, and beside them the COCO file they refer to; returns both."""
@@ -265,18 +255,13 @@ class PredictionRun:
         return path, images
 
     def table(self) -> str:
-        """Photos, objects of each class, and seconds for a photo."""
+        """Photos, objects of each class, and milliseconds for a photo."""
         counts = Counter(entry['category_name'] for entry in self.results)
         names = list(self.classes) or sorted(counts)
         lines = [f'{"photos":24} {len(self.images):8}', f'{"objects":24} {len(self.results):8}']
         lines += [f'  {name:22} {counts[name]:8}' for name in names]
         if self.seconds:
-            # The first photo pays for memory and caches that later ones reuse; P50 does not see it.
-            times = np.array([[*own, sum(own)] for own in self.seconds])
-            lines.append(f'{"seconds a photo":24} {"P50":>8} {"P95":>8}')
-            for name, column in zip((*Seconds._fields, 'total'), times.T, strict=True):
-                half, most = np.percentile(column, (50, 95))
-                lines.append(f'  {name:22} {half:8.4f} {most:8.4f}')
+            lines.append(time_table(self.seconds, 'photo'))
         return '\n'.join(lines)
 
 

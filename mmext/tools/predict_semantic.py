@@ -17,19 +17,20 @@ from tqdm import tqdm
 
 from mmext.apis.cutout_jobs import Job, plan_jobs
 from mmext.apis.image_inputs import find_images, relative_names
-from mmext.apis.photo_files import write_png
+from mmext.apis.photo_files import save_png, write_png
 from mmext.apis.semantic import SemanticSegmenter
 from mmext.apis.semantic_presets import PRESETS
 from mmext.apis.semantic_result import STYLES, Segmentation
 from mmext.apis.semantic_windows import Slide
 from mmext.apis.tiling import Tiling
-from mmext.apis.timing import Seconds
-from mmext.tools.command import check_checkpoint, error_message
+from mmext.apis.timing import Seconds, time_table
+from mmext.tools.command import check_checkpoint
+from mmext.tools.failures import Failures
 from mmext.visualization.semantic import class_picture
 
 # Arguments of `predict` that are for objects, with their values where they are not given.
 FOR_OBJECTS: dict[str, Any] = dict(
-    score_thr=None, truth=None, images=None, skip_bad=False, whole=False, tta=False
+    score_thr=None, truth=None, images=None, skip_bad=False, whole=False
 )
 FOR_CLASSES: dict[str, Any] = dict(preset=None, style=None)
 
@@ -63,6 +64,11 @@ def check_arguments(args: argparse.Namespace, *, semantic: bool) -> None:
     Raises:
         ValueError: there are some.
     """
+    if semantic and args.tta:
+        raise ValueError(
+            f'got --tta, which predict has for objects only, and {args.config}, which is semantic. Leave it out; '
+            'tools/test.py --tta scores with the views of a config.'
+        )
     others = FOR_OBJECTS if semantic else FOR_CLASSES
     given = [name for name, default in others.items() if getattr(args, name) != default]
     if given:
@@ -85,6 +91,7 @@ def predict_semantic(args: argparse.Namespace, cfg: Config, tiling: Tiling | Non
         ValueError: a wrong argument, before anything is predicted; photos that could not be, at the end.
         FileNotFoundError: the checkpoint does not exist.
     """
+    results, table = result_files(args)
     photos = find_images(args.inputs)
     names = dict(zip(photos, relative_names(photos), strict=True))
     jobs = {job.source: job for job in plan_jobs(photos, args.out, ('overlay', 'classes'))}
@@ -99,22 +106,35 @@ def predict_semantic(args: argparse.Namespace, cfg: Config, tiling: Tiling | Non
     )
     run = SemanticRun(segmenter.classes)
     with tqdm(total=len(photos), unit='photo', disable=not sys.stderr.isatty()) as bar:
-        for result in segmenter(photos, on_error=run.fail):
+        for result in segmenter(photos, on_error=run.failures.add):
             assert result.path is not None
             run.add(result, names[result.path])
             if not args.no_pictures:
                 write_pictures(result, jobs[result.path], args.style or 'fill')
             bar.update(result.index + 1 - bar.n)
     print(run.table())
-    for path in run.write(args.json or args.out / 'results.json', args.csv):
-        print(f'written: {path}')
+    run.write(results, table)
+    print(f'written: {results}\nwritten: {table}')
     if not args.no_pictures:
         print(f'pictures: {args.out / "overlay"}, {args.out / "classes"}')
-    if run.failures:
-        listed = '\n  '.join(run.failures)
+    faults = run.failures.faults(len(photos))
+    if faults:
+        raise ValueError(*faults)
+
+
+def result_files(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Where the results go, as JSON and, by default beside it, as CSV.
+
+    Raises:
+        ValueError: both are one file.
+    """
+    results = args.json or args.out / 'results.json'
+    table = args.csv or results.with_suffix('.csv')
+    if results.resolve() == table.resolve():
         raise ValueError(
-            f'{len(run.failures)} of {len(photos)} photos could not be predicted:\n  {listed}'
+            f'--json {results}: got the name of the CSV with the shares, expected another; they are two files'
         )
+    return results, table
 
 
 def write_pictures(result: Segmentation, job: Job, style: str) -> None:
@@ -124,9 +144,7 @@ def write_pictures(result: Segmentation, job: Job, style: str) -> None:
         OSError: a file cannot be written.
     """
     write_png(job.targets['overlay'], result.overlay(style))
-    path = job.targets['classes']
-    path.parent.mkdir(parents=True, exist_ok=True)
-    class_picture(result.class_map, result.palette).save(path)
+    save_png(job.targets['classes'], class_picture(result.class_map, result.palette))
 
 
 class SemanticRun:
@@ -145,7 +163,7 @@ class SemanticRun:
         self.photos: list[dict[str, Any]] = []
         self.shares: list[np.ndarray] = []
         self.seconds: list[Seconds] = []
-        self.failures: list[str] = []
+        self.failures = Failures()
 
     def add(self, result: Segmentation, name: str) -> None:
         """Take the shares and the time of one photo."""
@@ -156,19 +174,13 @@ class SemanticRun:
         self.shares.append(result.shares())
         self.seconds.append(result.seconds)
 
-    def fail(self, path: Path | None, error: Exception) -> None:
-        """Take a photo that cannot be read."""
-        text = error_message(error)
-        self.failures.append(text if str(path) in text else f'{path}: {text}')
-
-    def write(self, path: Path, table: Path | None) -> tuple[Path, Path]:
-        """Write the results as JSON and, by default beside it, as CSV; returns both.
+    def write(self, path: Path, table: Path) -> None:
+        """Write the results as JSON and as CSV.
 
         JSON: `classes`, a list, and `photos`, a list of `file_name`, `height`, `width`, `forward_ms`, `ms` (of reading
         and preparing, network, and all behind it) and `shares` (of the pixels, by class name, without those that have
         none). CSV: a row for each photo, a column for each class.
         """
-        table = table or path.with_suffix('.csv')
         for file in (path, table):
             file.parent.mkdir(parents=True, exist_ok=True)
         photos = [
@@ -183,7 +195,7 @@ class SemanticRun:
             )
             for photo, own, seconds in zip(self.photos, self.shares, self.seconds, strict=True)
         ]
-        content = dict(classes=self.classes, photos=photos, failures=self.failures)
+        content = dict(classes=self.classes, photos=photos, failures=self.failures.messages)
         path.write_text(json.dumps(content, indent=1), encoding='utf-8')
         with table.open('w', newline='', encoding='utf-8') as stream:
             writer = csv.writer(stream)
@@ -192,7 +204,6 @@ class SemanticRun:
                 start = [photo['file_name'], photo['width'], photo['height']]
                 shares = [f'{share:.6f}' for share in own]
                 writer.writerow([*start, f'{photo["forward_ms"]:.3f}', *shares])
-        return path, table
 
     def table(self) -> str:
         """Photos, the mean share of each class, and milliseconds for a photo."""
@@ -204,13 +215,7 @@ class SemanticRun:
         for label in np.argsort(-means, kind='stable').tolist():
             if means[label] > 0:
                 lines.append(f'  {self.classes[label]:22} {100 * means[label]:8.2f}')
-        # The first photo pays for memory and caches that later ones reuse; P50 does not see it.
-        times = 1e3 * np.array([[*own, sum(own)] for own in self.seconds])
-        lines.append(f'{"ms a photo":24} {"P50":>8} {"P95":>8}')
-        for name, column in zip(('pre', 'forward', 'post', 'total'), times.T, strict=True):
-            half, most = np.percentile(column, (50, 95))
-            lines.append(f'  {name:22} {half:8.1f} {most:8.1f}')
-        return '\n'.join(lines)
+        return '\n'.join([*lines, time_table(self.seconds, 'photo')])
 
 
 def _slide(tiling: Tiling) -> Slide:

@@ -30,12 +30,13 @@ from mmext.apis.compositing import BLUR
 from mmext.apis.cutout import Background, Cutout
 from mmext.apis.cutout_jobs import Job, Outcome, Product, plan_jobs, run_jobs
 from mmext.apis.cutout_outputs import check_not_input, check_targets, check_writable, split_jobs
-from mmext.apis.cutout_report import folder_report, time_summary, time_table
+from mmext.apis.cutout_report import folder_report
 from mmext.apis.cutout_video import cut_video, video_writer
 from mmext.apis.image_inputs import find_images, other_files
 from mmext.apis.model import read_config
 from mmext.apis.photo_files import read_photo
 from mmext.apis.temporal import TemporalSmoother
+from mmext.apis.timing import time_summary, time_table
 from mmext.apis.video import VideoReader
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device

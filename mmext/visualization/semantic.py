@@ -38,7 +38,7 @@ class LegendRow(NamedTuple):
     share: float
 
 
-def class_palette(palette: Sequence | str | None, num_classes: int) -> NDArray[np.uint8]:
+def class_palette(palette: Sequence | NDArray | str | None, num_classes: int) -> NDArray[np.uint8]:
     """An RGB colour for each class.
 
     Args:
@@ -52,8 +52,9 @@ def class_palette(palette: Sequence | str | None, num_classes: int) -> NDArray[n
     Raises:
         ValueError: colours of another kind.
     """
-    given = get_palette(palette, num_classes) if isinstance(palette, str) else (palette or [])
-    colors = np.array([*given] or np.empty((0, 3)), dtype=np.float64)[:num_classes]
+    given = get_palette(palette, num_classes) if isinstance(palette, str) else palette
+    listed = [] if given is None else [*given]
+    colors = np.array(listed or np.empty((0, 3)), dtype=np.float64)[:num_classes]
     if colors.ndim != 2 or colors.shape[1] != 3 or colors.size and not _is_rgb(colors):
         raise ValueError(
             f'palette: got {palette!r:.80}, expected (red, green, blue) in 0..255 for each class'

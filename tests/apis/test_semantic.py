@@ -1,5 +1,6 @@
 """`SemanticSegmenter` against mmseg's own inference, transformers' post-processing, and itself in another form."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmseg.apis import inference_model
 from mmseg.models.decode_heads import FCNHead
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
@@ -19,6 +21,8 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 from mmext.apis import Segmentation, SemanticSegmenter, Slide, init_model
 from mmext.apis.model import deploy
+from mmext.apis.semantic_network import PresetPreparation, SemanticNetwork
+from mmext.apis.semantic_passes import ImageOnWay, Passes
 from mmext.apis.semantic_presets import Preset
 from mmext.models.common.folding import is_deployed, restore_from_deploy
 from mmext.registry import MODELS
@@ -34,6 +38,14 @@ class TurnedHead(FCNHead):
 
     def predict_by_feat(self, seg_logits, batch_img_metas):
         return super().predict_by_feat(-seg_logits, batch_img_metas)
+
+
+@MODELS.register_module()
+class TurnedModel(EncoderDecoder):
+    """A model whose prediction is more than that of its head."""
+
+    def encode_decode(self, inputs, batch_img_metas):
+        return -super().encode_decode(inputs, batch_img_metas)
 
 
 def make_model(config: Config) -> nn.Module:
@@ -62,6 +74,11 @@ def mmseg_result(model: nn.Module, image: np.ndarray):
         return inference_model(model, image)
 
 
+def of_type(config: Config, kind: str) -> Config:
+    config.model.type = kind
+    return config
+
+
 def without(config: Config, *keys: str) -> Config:
     for key in keys:
         config.model.decode_head.pop(key)
@@ -76,6 +93,7 @@ STOCK = {
         patch_config(type='mmseg.PSPHead', pool_scales=(1, 2), align_corners=True), *FCN_ONLY
     ),
     'own prediction': lambda: patch_config(type='mmext.TurnedHead'),
+    'own model': lambda: of_type(patch_config(), 'mmext.TurnedModel'),
 }
 
 
@@ -103,6 +121,15 @@ def test_segmenter__one_logit() -> None:
     assert found.classes == CLASSES[:2]
     assert (found.class_map == expected.pred_sem_seg.data[0].numpy()).all()
     assert 0 < found.class_map.mean() < 1
+
+
+def test_segmenter__one_class_name_keeps_its_colour() -> None:
+    config = patch_config(num_logits=1)
+    config.test_dataloader.dataset.metainfo = dict(classes=('crack',), palette=[[10, 200, 30]])
+    segmenter = SemanticSegmenter(make_model(config))
+    assert segmenter.classes == ('background', 'crack')
+    assert segmenter.palette.shape == (2, 3) and segmenter.palette[1].tolist() == [10, 200, 30]
+    assert np.abs(segmenter.palette[0] - segmenter.palette[1].astype(int)).max() > 60
 
 
 def test_segmenter__matting_models_by_their_threshold() -> None:
@@ -249,8 +276,71 @@ def test_segmenter__bad_images_are_told_and_left_out(tmp_path: Path) -> None:
     assert [result.index for result in found] == [1, 3]
     assert [path for path, _ in told] == [tmp_path / 'bad.png', None]
     assert 'expected (H, W, 3) uint8 in BGR' in str(told[1][1])
-    with pytest.raises((ValueError, AssertionError)):
+    with pytest.raises(ValueError, match=r'^failed to load image: .*bad\.png$'):
         list(segmenter(tmp_path / 'bad.png'))
+
+
+@pytest.mark.parametrize(
+    ('windows', 'size'), [(None, '2 x 99'), (Slide(24), '2 x 24')], ids=['whole', 'windows']
+)
+def test_segmenter__images_too_thin_for_the_network_are_told_and_left_out(
+    windows: Slide | None, size: str, tmp_path: Path
+) -> None:
+    for name, shape in (('a', (61, 90)), ('b', (2, 99)), ('c', (61, 90)), ('d', (48, 48))):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), photo(*shape))
+    model = make_model(patch_config())  # whose first kernel has 4 x 4 pixels
+    segmenter = SemanticSegmenter(model, preset=OWN_SIZE, windows=windows, batch_size=3)
+    told = []
+    found = list(segmenter(tmp_path, on_error=lambda *error: told.append(error)))
+    assert [(result.index, result.path.stem) for result in found] == [(0, 'a'), (2, 'c'), (3, 'd')]
+    for result in found:
+        alone = segment(model, result.path, preset=OWN_SIZE, windows=windows)
+        assert (result.class_map == alone.class_map).all()
+    ((path, error),) = told
+    assert path == tmp_path / 'b.png'
+    message = rf'b\.png: the network failed on an input of {size} \(h, w\): .*[Kk]ernel size'
+    with pytest.raises(ValueError, match=message):
+        raise error
+    with pytest.raises(ValueError, match=message):
+        list(segmenter(tmp_path))
+
+
+def test_segmenter__a_generator_is_asked_for_one_batch_at_a_time() -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield photo()
+        raise AssertionError('nobody wanted a second one')
+
+    result = next(SemanticSegmenter(make_model(patch_config()))(frames()))
+    assert result.class_map.shape == (61, 90)
+
+
+def test_segmenter__a_list_is_looked_through_before_the_first_image(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'gone\.png does not exist'):
+        next(SemanticSegmenter(make_model(patch_config()))([photo(), tmp_path / 'gone.png']))
+
+
+def test_passes__logits_are_held_once() -> None:
+    network = SemanticNetwork(make_model(patch_config(stride=1)))
+    passes = Passes(network, PresetPreparation(OWN_SIZE), None, batch_size=2)
+    images = [ImageOnWay(index, None, photo(seed=index)) for index in range(2)]
+    for image in images:
+        image.prepared = passes.prepare(image)
+    sources = passes.whole(images)
+    for image, source in zip(images, sources, strict=True):
+        assert image.logits.shape == (1, 4, 61, 90)
+        # Nothing is resized: the rows are those in memory.
+        assert source.rows(0, 61).data_ptr() == image.logits.data_ptr()
+
+
+def test_passes__windows_of_a_row_are_prepared_batch_by_batch() -> None:
+    model = make_model(patch_config(stride=1))
+    passes = Passes(SemanticNetwork(model), PresetPreparation(OWN_SIZE), None, batch_size=2)
+    steps = []
+    prepare = passes.prepare
+    passes.prepare = lambda *args: steps.append('prepare') or prepare(*args)
+    model.register_forward_hook(lambda *_: steps.append('forward'))
+    passes.blended(ImageOnWay(0, None, photo(16, 80)), Slide(16, 16)).rows(0, 16)
+    assert steps == ['prepare', 'prepare', 'forward'] * 2 + ['prepare', 'forward']
 
 
 @pytest.mark.parametrize('windows', [None, Slide(24)], ids=['whole', 'windows'])
@@ -292,6 +382,8 @@ def test_segmenter__models_of_another_kind() -> None:
     model = make_model(patch_config())
     with pytest.raises(ValueError, match='got a ReLU, expected a semantic model'):
         SemanticSegmenter(nn.ReLU())
+    with pytest.raises(ValueError, match='got a DepthEstimator, which says distances'):
+        SemanticSegmenter(make_model(of_type(patch_config(), 'mmseg.DepthEstimator')))
     with pytest.raises(ValueError, match='got 3 class names and a network of 4 classes'):
         model.dataset_meta = dict(classes=CLASSES[:3])
         SemanticSegmenter(model)

@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmseg.models import SegDataPreProcessor
@@ -14,7 +13,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from mmext.apis.semantic_presets import find_preset, reduce_labels
+from mmext.apis.semantic_presets import find_preset
 
 MMSEG_STEPS = {
     'mmseg': [dict(type='Resize', scale=(2048, 512), keep_ratio=True)],
@@ -100,14 +99,3 @@ def test_find_preset__unknown() -> None:
         ValueError, match="got 'mmsegs', expected one of hf, mmseg, nvlabs; did you mean 'mmseg'"
     ):
         find_preset('mmsegs')
-
-
-def test_reduce_labels__as_transformers_does() -> None:
-    labels = np.array([[0, 1, 2, 150], [253, 254, 255, 0]], np.uint8)
-    before = labels.copy()
-    found = reduce_labels(labels)
-    assert found.tolist() == [[255, 0, 1, 149], [252, 253, 255, 255]]
-    assert (labels == before).all()
-    processor = SegformerImageProcessorPil(do_reduce_labels=True, do_resize=False)
-    theirs = processor(torch.zeros(3, 2, 4), segmentation_maps=labels, return_tensors='np')
-    assert (theirs['labels'][0] == found).all()

@@ -167,6 +167,7 @@ def test_magnetic_tile__maps_are_the_masks(tmp_path: Path) -> None:
     raw, out = tmp_path / 'raw', tmp_path / 'out'
     mask = np.zeros((20, 30), np.uint8)
     mask[3:9, 4:9], mask[10, 10:20] = 255, 127  # anti-aliased: 127 is not the defect
+    mask[15, 20:24], mask[18, 2] = 255, 128  # too small for objects, and marked all the same
     folder = raw / 'MT_Crack' / 'Imgs'
     write_image(folder / 'exp1_num_7.jpg', 30, 20)
     write_mask(folder / 'exp1_num_7.png', mask)
@@ -177,6 +178,7 @@ def test_magnetic_tile__maps_are_the_masks(tmp_path: Path) -> None:
     assert (out / 'classes.txt').read_text().split() == classes
     maps = read_maps(out, 'train')
     np.testing.assert_array_equal(maps['exp1_num_7'], 3 * (mask > 127))
+    assert (mask > 127).sum() == 30 + 5 and 'exp1_num_7.png (2 components below 9' in report(out)
     assert not maps['exp1_num_9000'].any() and not (out / 'val.txt').exists()
     # For rare classes: images are drawn by what their maps show.
     dataset = read_dataset(out, 'train')

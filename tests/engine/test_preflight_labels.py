@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import ConcatDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from torch import nn
 
+from mmext.engine import preflight_labels
 from mmext.engine.preflight import check_loaders
 from mmext.engine.preflight_label_checks import MapFacts, judge_maps
 from mmext.engine.preflight_labels import check_ignored_label, check_label_maps
@@ -97,6 +100,69 @@ def test_maps__a_rare_last_class_is_no_error_while_maps_are_unseen() -> None:
     assert all('reduce_zero_label' not in own.text for own in judge_maps(many))
 
 
+def test_maps__a_part_may_show_less_than_the_whole(tmp_path: Path) -> None:
+    parts = [
+        build(tmp_path / str(index), [row(*values)], ABC)
+        for index, values in enumerate([(0, 0), (0, 255), (0, 1, 2)])
+    ]
+    findings = check_loaders({'train_dataloader': ConcatDataset(parts)})
+    assert [finding.is_error for finding in findings] == [False, False]
+    assert f"{WHERE}.datasets[0]: got the class 'wall' only" in findings[0].text
+    assert f'{WHERE}.datasets[1]: got the values 0 and 255 only' in findings[1].text
+    # Nor need a validation set show more than background and crowds.
+    (finding,) = check_loaders({'val_dataloader': parts[1]})
+    assert not finding.is_error and 'Write 1 instead of 255' in finding.text
+
+
+class Drop(BaseTransform):
+    """Drops the first sample."""
+
+    def transform(self, results: dict) -> dict | None:
+        return None if results['sample_idx'] == 0 else results
+
+
+class OwnLoader(BaseTransform):
+    """Loads maps in its own way, of which nobody knows."""
+
+    def transform(self, results: dict) -> dict:
+        return dict(results, gt_seg_map=np.random.randint(0, 2, (2, 2)))  # noqa: NPY002
+
+
+def test_maps__loaded_by_a_step_that_is_not_known(tmp_path: Path) -> None:
+    maps = [row(0, 9), row(0, 9)]
+    dataset = build(tmp_path, maps, AB)
+    dataset.pipeline.transforms = [Drop(), OwnLoader()]
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    (finding,) = check_loaders({'train_dataloader': dataset})
+    assert not finding.is_error and 'are loaded by OwnLoader, which is no LoadAnn' in finding.text
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    # As a crop that looks for classes: a step that wants maps loads none.
+    wanted = [dict(type='mmseg.RandomCrop', crop_size=(2, 2), cat_max_ratio=0.5)]
+    cropping = build(tmp_path, maps, AB, pipeline=[dict(type='LoadImageFromFile'), *wanted])
+    (finding,) = check_loaders({'train_dataloader': cropping})
+    assert finding.is_error and 'no step of the pipeline loads them' in finding.text
+
+
+def test_maps__a_rare_last_class_gives_wrong_numbers_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight_labels, 'NUM_MAPS', 2)
+    lines: list[str] = []
+    monkeypatch.setattr(preflight_labels, 'print_log', lambda text, *_: lines.append(text))
+    maps = [row(0, 1, 2), row(0, 1, 2, 255), row(0, 1, 2), row(0, 3, 1), row(0, 1, 2)]
+    dataset = build(tmp_path, maps, ABC)
+    (finding,) = check_label_maps(WHERE, dataset)
+    assert finding.is_error and 'got labels 3 ' in finding.text
+    assert 'set train_dataloader.dataset.reduce_zero_label=True' in finding.text
+    assert '5 maps of classes, 2 looked at, 3 others searched' in lines[0]
+    (tmp_path / 'labels' / '3.png').write_bytes(b'noise')
+    (finding,) = check_label_maps(WHERE, dataset)
+    assert finding.is_error and '3.png cannot be loaded' in finding.text
+    Image.fromarray(row(0, 1)).save(tmp_path / 'labels' / '3.png')
+    Image.new('RGB', (2, 2)).save(tmp_path / 'images' / '3.jpg')
+    assert check_label_maps(WHERE, dataset) == []
+
+
 def test_maps__files_that_do_not_fit(tmp_path: Path) -> None:
     dataset = build(tmp_path, [row(0, 1), row(0, 1)], AB)
     Image.new('RGB', (5, 2)).save(tmp_path / 'images' / '0.jpg')
@@ -159,4 +225,13 @@ def test_padding__is_not_learnt_as_a_class() -> None:
     assert (
         finding.is_error and 'seg_pad_val=0, and model.decode_head.ignore_index=255' in finding.text
     )
+    # Cascades, and several auxiliary heads, are lists; losses are given the label of their head.
+    model.decode_head = nn.ModuleList([nn.Module(), nn.Module()])
+    model.auxiliary_head = nn.ModuleList([nn.Module()])
+    model.decode_head[1].loss_decode = nn.Module()
+    for part in (model.decode_head[1], model.decode_head[1].loss_decode, model.auxiliary_head[0]):
+        part.ignore_index = 254
+    texts = [finding.text for finding in check_ignored_label(model)]
+    assert len(texts) == 2 and 'model.decode_head.1.ignore_index=254' in texts[0]
+    assert 'model.auxiliary_head.0.ignore_index=254' in texts[1]
     assert check_ignored_label(nn.Linear(1, 1)) == []

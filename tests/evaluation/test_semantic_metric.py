@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -204,6 +205,28 @@ def test_picture__of_few_and_of_many_classes(num_classes: int, tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize('num_classes', (2, 21), ids=('with numbers', 'without'))
+def test_picture__colours_are_the_shares_of_the_true_class(
+    num_classes: int, tmp_path: Path
+) -> None:
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    confusion[:2, :2] = [[0, 40], [10, 30]]
+    draw_confusion(tmp_path / 'a.png', confusion, [f'class {i}' for i in range(num_classes)])
+    with Image.open(tmp_path / 'a.png') as picture:
+        pixels = np.asarray(picture.convert('RGB')).astype(int)
+    places = {}
+    for share in (0.25, 0.75, 1.0):
+        colour = matplotlib.colormaps['Blues'](share, bytes=True)[:3]
+        rows, columns = np.nonzero(np.abs(pixels - np.array(colour, int)).max(axis=2) <= 3)
+        # The cell has hundreds of them, the colour bar a line or two.
+        assert len(rows) > 150
+        places[share] = np.median(rows), np.median(columns)
+    assert places[1.0][0] < places[0.25][0] - 10  # the first true class lies above the second
+    assert places[0.25][0] == pytest.approx(places[0.75][0], abs=5)
+    assert places[0.25][1] < places[0.75][1] - 10  # and predicted classes go to the right
+    assert places[1.0][1] == pytest.approx(places[0.75][1], abs=5)
+
+
 MISTAKES = {
     'size': (np.zeros((4, 5), int), np.zeros((4, 4), int), 'LoadAnnotations must stand behind Resize'),
     'label': (np.zeros((4, 4), int), np.full((4, 4), 4), 'values 4 to 4 in the truth; expected 0 to 3'),
@@ -232,5 +255,10 @@ def test_metric__says_what_is_missing() -> None:
 def test_metric__nothing_to_score_is_nan() -> None:
     own = metric()
     own.process({}, [sample(np.zeros((3, 3), int), np.full((3, 3), 255))])
-    assert all(math.isnan(value) for value in own.evaluate(1).values())
-    assert all(math.isnan(value) for value in metric().evaluate(0).values())
+    scores = own.evaluate(1)
+    # `save_best` asks for them.
+    assert set(scores) == {'aAcc', 'mIoU', 'mAcc', 'mDice', 'mBoundaryIoU'}
+    assert all(math.isnan(value) for value in scores.values())
+    none = metric(boundary_ratio=None).evaluate(0)
+    assert set(none) == set(scores) - {'mBoundaryIoU'}
+    assert all(math.isnan(value) for value in none.values())

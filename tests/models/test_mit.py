@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.models.backbones import MixVisionTransformer as TheirEncoder
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SegformerConfig, SegformerModel
 
 from mmext.models.backbones import MixVisionTransformer
 from mmext.models.common.mit_names import Naming, give_encoder, take_encoder
+from mmext.registry import MODELS
 
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'segformer'
 SMALL: dict[str, Any] = dict(embed_dims=8, num_layers=(1, 2, 1, 1), num_heads=(1, 2, 5, 8))
 LAYERS = {
     'b0': (2, 2, 2, 2),
@@ -276,5 +281,17 @@ def test_settings__that_do_not_fit(settings: dict, message: str) -> None:
 
 
 def test_forward__image_too_small(encoder: MixVisionTransformer) -> None:
-    with pytest.raises(ValueError, match=r'a map of 7 x 16 .* reduced 8 times.*size_divisor=32'):
+    with pytest.raises(ValueError, match=r'a map of 7 x 16 .* reduced 8 times.*test_cfg=dict'):
         encoder(images(1, 3, 28, 64))
+
+
+@pytest.mark.parametrize('name', ['100e_person-parsing', '20e_magnetic-tile', '32e_synthetic'])
+def test_configs__thin_photos_alone_are_padded(name: str) -> None:
+    config = Config.fromfile(CONFIGS / f'segformer_mit-b0_1xb8-{name}.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        preprocessor = MODELS.build(config.model.data_preprocessor)
+    for size, expected in (((3, 200), (32, 200)), ((200, 20), (200, 32)), ((45, 67), (45, 67))):
+        data = dict(
+            inputs=[torch.zeros(3, *size, dtype=torch.uint8)], data_samples=[SegDataSample()]
+        )
+        assert preprocessor(data)['inputs'].shape == (1, 3, *expected)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmext.apis import SemanticSegmenter, init_model
-from mmext.tools import predict
+from mmext.apis import Segmentation, SemanticSegmenter, init_model
+from mmext.apis.cutout_jobs import Job
+from mmext.tools import predict, predict_semantic
 from tests.apis.patch_network import CLASSES, patch_config
 
 
@@ -73,7 +74,7 @@ def test_main__overlays_class_maps_and_shares(
             assert float(row[class_name]) == pytest.approx(share, abs=1e-6)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ['photos', '3'] in printed
-    times = [line for line in printed if line and line[0] in ('pre', 'forward', 'post', 'total')]
+    times = [line for line in printed if line and line[0] in ('pre', 'net', 'post', 'total')]
     assert len(times) == 4 and all(0 < float(p50) <= float(p95) for _, p50, p95 in times)
 
 
@@ -93,19 +94,49 @@ def test_main__bad_photos_are_listed_at_the_end(
     model: tuple[Path, Path], photos: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (photos / 'b' / 'text.jpg').write_text('not an image')
+    # The network's first kernel is higher.
+    cv2.imwrite(str(photos / 'a' / 'thin.png'), np.zeros((1, 90, 3), np.uint8))
     out = photos.parent / 'out'
-    assert run(model, photos, '--out', out) == 2
+    assert run(model, photos, '--out', out, '--batch-size', 5) == 2
     errors = capsys.readouterr().err
-    assert '1 of 4 photos could not be predicted' in errors
-    assert str(photos / 'b' / 'text.jpg') in errors and 'Traceback' not in errors
+    assert '2 of 5 photos could not be predicted' in errors and 'Traceback' not in errors
+    assert str(photos / 'b' / 'text.jpg') in errors
+    assert f'{photos / "a" / "thin.png"}: the network failed on an input of' in errors
     assert len(list((out / 'overlay').rglob('*.png'))) == 3
+    content = json.loads((out / 'results.json').read_text())
+    assert (len(content['photos']), len(content['failures'])) == (3, 2)
+
+
+def test_write_pictures__files_appear_when_they_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    save = Image.Image.save
+
+    def record(image: Image.Image, path: Path, *args: object, **kwargs: object) -> None:
+        written.append(path.name)
+        save(image, path, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, 'save', record)
+    targets = {name: tmp_path / name / 'x.png' for name in ('overlay', 'classes')}
+    result = Segmentation(
+        class_map=np.zeros((4, 5), np.uint8),
+        classes=('a', 'b'),
+        palette=np.array([[1, 2, 3], [4, 5, 6]], np.uint8),
+        image=np.zeros((4, 5, 3), np.uint8),
+    )
+    predict_semantic.write_pictures(result, Job(tmp_path / 'x.jpg', targets), 'fill')
+    assert written == ['.x.png.part'] * 2
+    assert sorted(tmp_path.rglob('*.p*')) == sorted(targets.values())
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['{photos}', '--preset', 'hg'], "preset: got 'hg', expected one of hf, mmseg, nvlabs"),
-        (['{photos}', '--tta'], 'got --tta, expected a model that finds objects'),
+        (['{photos}', '--tta'], 'tools/test.py --tta scores with the views of a config'),
+        (['{photos}', '--json', '{photos}/a.csv'], 'a.csv: got the name of the CSV'),
+        (['{photos}', '--json', '{photos}/t', '--csv', '{photos}/b/../t'], 't: got the name of'),
         (
             ['{photos}', '--score-thr', '0.1', '--tile', '64', '--whole'],
             'got --score-thr, --whole,',
@@ -114,7 +145,7 @@ def test_main__bad_photos_are_listed_at_the_end(
         (['{photos}/gone'], 'does not exist'),
         (['{photos}', '--out', '{photos}'], 'a picture could overwrite it'),
     ],
-    ids=['preset', 'tta', 'objects', 'overlap', 'missing', 'out'],
+    ids=['preset', 'tta', 'json', 'one file', 'objects', 'overlap', 'missing', 'out'],
 )
 def test_main__a_mistake_is_one_message_and_exit_code_2(
     arguments: list[str],

@@ -70,6 +70,7 @@ def test_class_palette__given_colours_come_first_and_all_differ() -> None:
     assert apart.min() >= 20
     assert len(np.unique(class_palette(None, 256), axis=0)) == 256
     assert class_palette([[1, 2, 3], [4, 5, 6]], 1).tolist() == [[1, 2, 3]]
+    assert (class_palette(found[:2], 60) == found).all()
 
 
 @pytest.mark.parametrize(

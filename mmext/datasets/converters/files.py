@@ -4,8 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmext.datasets.image_files import DAMAGED, ORIENTATION_TAG, damage
+from mmext.datasets.image_files import DAMAGED, damage
 from mmext.datasets.report import Report
+from mmext.structures.orientation import upright_size
 
 SUFFIXES = frozenset(('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'))
 # Folder names in use for the splits.
@@ -72,12 +73,10 @@ def image_size(
         return None
     try:
         with Image.open(path) as image:
-            stored = image.size
-            turned = image.getexif().get(ORIENTATION_TAG, 1) >= 5
+            stored, upright = image.size, upright_size(image)
     except DAMAGED as error:
         report.problem('unreadable or truncated image, left out', path, str(error))
         return None
-    upright = stored[::-1] if turned else stored
     if stated is not None and stated not in (upright, stored):
         detail = f'annotation {stated[0]} x {stated[1]}, file {upright[0]} x {upright[1]}'
         report.problem('size that differs from the file, image left out', path, detail)

@@ -6,36 +6,37 @@ and `img_suffix`. Maps are grey PNG files of 8 bits: 0 is the first class, 255 i
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmext.datasets.converters.files import image_size
+from mmext.datasets.converters.planes import encode_png, write_split_lists
 from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset
 from mmext.datasets.converters.splits import SPLITS
 from mmext.datasets.converters.writer import REPORT_NAME, place_images
 from mmext.datasets.report import Report
+from mmext.structures.label_maps import NOT_LABELLED, count_values
 
-NOT_LABELLED = 255
 BACKGROUND = 'background'
 FOLDER = 'labels'
 
 
 @dataclass
 class LabelRecord(ImageRecord):
-    """One image and its map of classes.
+    """One image and its map of classes; see `label_record`.
 
     Attributes:
-        label_png: The map as a PNG file, of the size of the image; see `encode_labels`.
+        label_png: The map as a PNG file, of the size of the image.
+        label_counts: Value -> pixels of the map.
     """
 
     label_png: bytes = b''
+    label_counts: Counter[int] = field(default_factory=Counter)
 
 
 class Drawing(NamedTuple):
@@ -52,9 +53,11 @@ class Drawing(NamedTuple):
     num_unknown: int
 
 
-def encode_labels(labels: NDArray[np.uint8]) -> bytes:
-    """The PNG file of a map (h, w). Small enough to keep all of a data set."""
-    return cv2.imencode('.png', labels)[1].tobytes()
+def label_record(image: ImageRecord, labels: NDArray[np.uint8]) -> LabelRecord:
+    """An image with its map (h, w)."""
+    return LabelRecord(
+        **vars(image), label_png=encode_png(labels), label_counts=count_values(labels)
+    )
 
 
 def draw_objects(
@@ -90,7 +93,7 @@ def draw_label_maps(dataset: RawDataset, report: Report) -> RawDataset:
     """The same images with maps instead of objects; the class `background` stands in front of the others.
 
     Args:
-        dataset: Objects with masks or polygons.
+        dataset: Objects with masks or polygons; the specks of images are drawn like objects, as the masks have them.
         report: Takes images whose annotation is not in the upright frame, which are left out, and notes on objects
             that overlap or are not labelled.
 
@@ -113,16 +116,14 @@ def draw_label_maps(dataset: RawDataset, report: Report) -> RawDataset:
         if image_size(image.path, report) != size:
             report.problem('annotated as stored, not upright; image left out', image.path)
             continue
-        drawing = draw_objects(image.objects, values, size)
+        drawing = draw_objects([*image.objects, *image.specks], values, size)
         if drawing.num_covered:
             detail = f'{drawing.num_covered} pixels'
             report.note('objects overlap, the smaller lies on top', image.path, detail)
         if drawing.num_unknown:
             kind = f'crowds or objects known by their box alone, not labelled ({NOT_LABELLED})'
             report.note(kind, image.path, f'{drawing.num_unknown} objects')
-        records.append(
-            LabelRecord(**vars(image), label_png=encode_labels(drawing.labels)),
-        )
+        records.append(label_record(image, drawing.labels))
     return RawDataset(classes, list(records))
 
 
@@ -155,7 +156,7 @@ def write_label_maps(dataset: RawDataset, out: Path, report: Report, link: bool)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image.label_png)
         names.setdefault(split, []).append(name)
-        counts.setdefault(split, Counter()).update(count_labels(path))
+        counts.setdefault(split, Counter()).update(image.label_counts)
     write_lists(out, dataset.classes, names)
     (out / REPORT_NAME).write_text(report.text(max_shown=None) + '\n', encoding='utf-8')
     lines = [
@@ -184,18 +185,7 @@ def common_suffix(file_names: Iterable[str]) -> str:
 def write_lists(out: Path, classes: Sequence[str], names: Mapping[str, Sequence[str]]) -> None:
     """Write `OUT/classes.txt` and the list of each split; lists of an earlier conversion go."""
     (out / 'classes.txt').write_text(''.join(f'{own}\n' for own in classes), encoding='utf-8')
-    for split in SPLITS:
-        (out / f'{split}.txt').unlink(missing_ok=True)
-        if split in names:
-            text = ''.join(f'{name}\n' for name in sorted(names[split]))
-            (out / f'{split}.txt').write_text(text, encoding='utf-8')
-
-
-def count_labels(path: Path) -> Counter[int]:
-    """Pixels of each value in a map."""
-    with Image.open(path) as image:
-        counts = np.bincount(np.asarray(image).ravel())
-    return Counter({value: int(counts[value]) for value in np.flatnonzero(counts).tolist()})
+    write_split_lists(out, names)
 
 
 def split_line(split: str, num_images: int, counts: Counter[int], classes: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from mmext.datasets.converters.files import image_size
-from mmext.datasets.converters.objects import connected_objects, read_mask
+from mmext.datasets.converters.objects import connected_objects, object_from_mask, read_mask
 from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset, count
 from mmext.datasets.report import Report
 
@@ -50,14 +50,18 @@ SEEN_AGAIN = (
 
 @dataclass
 class MagneticTile:
-    """Instances are the 8-connected components of mask > 127 with at least 9 pixels."""
+    """Instances are the 8-connected components of mask > 127 with at least 9 pixels; maps of classes show the others too."""
 
     num_free: int | None = field(
         default=None,
         metadata={'type': count, 'help': 'keep N photos without defects (default: all)'},
     )
     min_pixels: int = field(
-        default=9, metadata={'type': count, 'help': 'components with fewer pixels are left out'}
+        default=9,
+        metadata={
+            'type': count,
+            'help': 'components with fewer pixels are no objects; maps of classes show them (default: 9)',
+        },
     )
 
     def read(self, raw: Path, report: Report) -> RawDataset:
@@ -88,31 +92,41 @@ class MagneticTile:
                 'name is not exp<exposure>_num_<num>, tile unknown, image left out', path
             )
             return None
-        size, objects = None, []
+        size = None
+        objects: list[ObjectRecord] = []
+        specks: list[ObjectRecord] = []
         if category == FREE:
             size = image_size(path, report)
         elif (mask := read_mask(path.with_suffix('.png'), report)) is not None:
             size = image_size(path, report, stated=(mask.shape[1], mask.shape[0]))
-            objects = self._objects(mask, category, path.with_suffix('.png'), report)
+            objects, specks = self._objects(mask, category, path.with_suffix('.png'), report)
         if size is None or (category != FREE and not objects):
             return None
         return ImageRecord(
-            path, f'{category}/{path.name}', *size, objects=objects, stratum=category
+            path,
+            f'{category}/{path.name}',
+            *size,
+            objects=objects,
+            stratum=category,
+            specks=specks,
         )
 
     def _objects(
         self, mask: np.ndarray, category: str, mask_path: Path, report: Report
-    ) -> list[ObjectRecord]:
+    ) -> tuple[list[ObjectRecord], list[ObjectRecord]]:
+        """The objects, and what the mask marks besides."""
         # Masks are anti-aliased: their edges hold every value in between. Saved with one bit a pixel, they are bool.
         covered = mask if mask.dtype == bool else mask > 127
-        objects, num_specks = connected_objects(covered, category, self.min_pixels)
+        objects, num_specks, pixels = connected_objects(covered, category, self.min_pixels)
         if num_specks:
             detail = f'{num_specks} components below {self.min_pixels} pixels'
-            report.note('specks in a mask, left out', mask_path, detail)
+            report.note(
+                'specks in a mask, no objects (maps of classes show them)', mask_path, detail
+            )
         if not objects:
             # Kept, the photo would teach that this defect is a normal surface.
             report.problem('mask of a defect is empty, image left out', mask_path)
-        return objects
+        return objects, [object_from_mask(pixels, category)] if num_specks else []
 
     def _choose_free(self, images: list[ImageRecord]) -> None:
         """Mark all but `num_free` of the photos without defects, which are spread evenly over `num`."""

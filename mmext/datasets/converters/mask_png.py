@@ -24,8 +24,8 @@ from mmext.datasets.converters.files import (
 from mmext.datasets.converters.objects import connected_objects, object_from_mask, read_mask
 from mmext.datasets.converters.records import ImageRecord, ObjectRecord, RawDataset, count
 from mmext.datasets.report import Report
+from mmext.structures.label_maps import NOT_LABELLED
 
-NOT_LABELLED = 255
 BACKGROUND = ('background', '_background_')
 
 
@@ -135,9 +135,9 @@ def _by_class(
         if value > len(names):
             strange.append(value)
             continue
-        found, specks = connected_objects(mask == value, names[value - 1], min_pixels)
-        objects += found
-        num_specks += specks
+        found = connected_objects(mask == value, names[value - 1], min_pixels)
+        objects += found.objects
+        num_specks += found.num_specks
     if strange:
         report.problem('unknown class, its pixels left out', mask_path, f'values {strange}')
     if NOT_LABELLED > len(names) and (mask == NOT_LABELLED).any():
@@ -149,7 +149,8 @@ def _binary(
     mask: NDArray, names: list[str], min_pixels: int, mask_path: Path, report: Report
 ) -> tuple[list[ObjectRecord], int]:
     """The components above half of the highest value, which cuts soft edges and suits 0/1 and 0/255."""
-    return connected_objects(mask > mask.max() / 2, names[0], min_pixels)
+    found = connected_objects(mask > mask.max() / 2, names[0], min_pixels)
+    return found.objects, found.num_specks
 
 
 def _by_instance(

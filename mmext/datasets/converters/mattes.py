@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
+from mmext.datasets.converters.planes import write_split_lists
 from mmext.datasets.converters.records import ImageRecord, RawDataset
 from mmext.datasets.converters.splits import SPLITS
 from mmext.datasets.converters.writer import REPORT_NAME, place_images
@@ -18,15 +15,10 @@ class MatteRecord(ImageRecord):
     """One image and its matte.
 
     Attributes:
-        alpha_png: The matte as a PNG file, grey, of the size of the image; see `encode_alpha`.
+        alpha_png: The matte as a PNG file, grey, of the size of the image: 0 = background, 255 = foreground.
     """
 
     alpha_png: bytes = b''
-
-
-def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
-    """The PNG file of a matte (h, w): 0 = background, 255 = foreground. Small enough to keep all of a data set."""
-    return cv2.imencode('.png', alpha)[1].tobytes()
 
 
 def write_mattes(dataset: RawDataset, out: Path, report: Report, link: bool) -> list[str]:
@@ -52,10 +44,6 @@ def write_mattes(dataset: RawDataset, out: Path, report: Report, link: bool) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image.alpha_png)
         lists.setdefault(str(image.split), []).append(image.file_name)
-    for split in SPLITS:
-        (out / f'{split}.txt').unlink(missing_ok=True)  # a split of an earlier conversion
-    for split, names in lists.items():
-        text = ''.join(f'{name}\n' for name in sorted(names))
-        (out / f'{split}.txt').write_text(text, encoding='utf-8')
+    write_split_lists(out, lists)
     (out / REPORT_NAME).write_text(report.text(max_shown=None) + '\n', encoding='utf-8')
     return [f'{split:5s} {len(lists[split])} images' for split in SPLITS if split in lists]

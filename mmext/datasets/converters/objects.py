@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +16,20 @@ from mmext.datasets.report import Report
 
 # Normalised coordinates have about six decimals: reaching over the edge by less than this is rounding.
 EDGE_TOLERANCE = 0.1
+
+
+class Components(NamedTuple):
+    """The pieces of a mask.
+
+    Attributes:
+        objects: Those that are large enough.
+        num_specks: Number of the others.
+        specks: (H, W) bool, the pixels of the others.
+    """
+
+    objects: list[ObjectRecord]
+    num_specks: int
+    specks: NDArray[np.bool_]
 
 
 def object_from_box(
@@ -83,25 +98,21 @@ def object_from_mask(mask: NDArray, category: str) -> ObjectRecord:
     return ObjectRecord(category, (x, y, width, height), area, segmentation)
 
 
-def connected_objects(
-    mask: NDArray, category: str, min_pixels: int
-) -> tuple[list[ObjectRecord], int]:
+def connected_objects(mask: NDArray, category: str, min_pixels: int) -> Components:
     """8-connected components of a binary mask.
 
     Args:
         mask: (H, W), non-zero = object.
         category: Class of every component.
         min_pixels: Components with fewer pixels are specks.
-
-    Returns:
-        The objects and the number of specks left out.
     """
     binary = np.ascontiguousarray(mask != 0, dtype=np.uint8)
     num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
-    sizes = stats[:, cv2.CC_STAT_AREA]
-    kept = [label for label in range(1, num_labels) if sizes[label] >= min_pixels]
+    is_speck = stats[:, cv2.CC_STAT_AREA] < min_pixels
+    is_speck[0] = False  # the background
+    kept = [label for label in range(1, num_labels) if not is_speck[label]]
     objects = [object_from_mask(labels == label, category) for label in kept]
-    return objects, num_labels - 1 - len(kept)
+    return Components(objects, int(is_speck.sum()), is_speck[labels])
 
 
 def read_mask(path: Path, report: Report) -> NDArray | None:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from mmext.datasets.converters.label_maps import NOT_LABELLED, LabelRecord, encode_labels
+from mmext.datasets.converters.label_maps import LabelRecord, label_record
 from mmext.datasets.converters.person_parsing import UNREADABLE, PhotoLabels, read_photos
-from mmext.datasets.converters.records import RawDataset
+from mmext.datasets.converters.records import ImageRecord, RawDataset
 from mmext.datasets.report import Report
+from mmext.structures.label_maps import NOT_LABELLED
 
 LABEL_LIST = 'label_list.mat'
 # Class -> names of labels in the file, in the order of the values. `null` is the background.
@@ -95,6 +96,5 @@ def _merge(photo: PhotoLabels, table: NDArray[np.uint8], report: Report) -> Labe
         report.problem(
             f'unknown labels, their pixels not labelled ({NOT_LABELLED})', photo.path, f'{strange}'
         )
-    return LabelRecord(
-        photo.path, photo.path.name, *photo.size, split=photo.split, label_png=encode_labels(merged)
-    )
+    image = ImageRecord(photo.path, photo.path.name, *photo.size, split=photo.split)
+    return label_record(image, merged)

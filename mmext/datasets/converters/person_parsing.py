@@ -20,7 +20,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from mmext.datasets.converters.files import image_size
-from mmext.datasets.converters.mattes import MatteRecord, encode_alpha
+from mmext.datasets.converters.mattes import MatteRecord
+from mmext.datasets.converters.planes import encode_png
 from mmext.datasets.converters.records import RawDataset
 from mmext.datasets.report import Report
 
@@ -99,7 +100,7 @@ def read_photos(raw: Path, report: Report) -> Iterator[PhotoLabels]:
 
 
 def _matte(photo: PhotoLabels) -> MatteRecord:
-    alpha = encode_alpha((photo.labels > 0).astype(np.uint8) * 255)
+    alpha = encode_png((photo.labels > 0).astype(np.uint8) * 255)
     return MatteRecord(photo.path, photo.path.name, *photo.size, split=photo.split, alpha_png=alpha)
 
 

@@ -41,6 +41,7 @@ class ImageRecord:
         split: `train`, `val` or `test`, or None where the raw data does not say.
         group: Images of one group (one tile, one patient) go to the same split.
         stratum: The class whose shares the split keeps equal; the first object's where it is empty.
+        specks: What the mask marks in pieces too small for objects: only maps of classes show it, one record a class.
         kept: False for an image that takes part in the split and is left out then, so that the split of the
             others is the same with and without it.
     """
@@ -53,6 +54,7 @@ class ImageRecord:
     split: str | None = None
     group: str = ''
     stratum: str = ''
+    specks: list[ObjectRecord] = field(default_factory=list)
     kept: bool = True
 
 

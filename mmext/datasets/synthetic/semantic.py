@@ -1,7 +1,7 @@
 """Maps of classes beside a written data set of defects, for semantic segmentation.
 
-Value 0 is `NORMAL`: in a map of pixels the sound surface is what all of them show that belong to no defect. With the five
-that are drawn these are six classes.
+Value 0 is `NORMAL`: in a map of pixels the sound surface is what all of them show that belong to no defect. The
+defects are those of the preset: five make six classes, the six of `look-alike` seven.
 """
 
 from collections import Counter
@@ -12,14 +12,14 @@ from mmext.datasets.converters.label_maps import (
     FOLDER,
     common_suffix,
     config_line,
-    count_labels,
     draw_objects,
-    encode_labels,
     split_line,
     write_lists,
 )
+from mmext.datasets.converters.planes import encode_png
 from mmext.datasets.converters.records import ObjectRecord
 from mmext.datasets.synthetic.presets import NORMAL
+from mmext.structures.label_maps import count_values
 
 
 def write_semantic(out: Path, splits: Mapping[str, dict]) -> list[str]:
@@ -52,8 +52,8 @@ def write_semantic(out: Path, splits: Mapping[str, dict]) -> list[str]:
         for image in coco['images']:
             drawing = draw_objects(objects[image['id']], values, (image['width'], image['height']))
             stem = image['file_name'].removesuffix(suffix)
-            (folder / f'{stem}.png').write_bytes(encode_labels(drawing.labels))
-            counts += count_labels(folder / f'{stem}.png')
+            (folder / f'{stem}.png').write_bytes(encode_png(drawing.labels))
+            counts += count_values(drawing.labels)
             lists[split].append(stem)
         lines.append(split_line(split, len(lists[split]), counts, classes))
     write_lists(out, classes, lists)

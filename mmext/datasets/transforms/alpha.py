@@ -16,9 +16,8 @@ from mmext.datasets.image_files import orientation
 from mmext.datasets.transforms.alpha_files import decode_alpha, read_bytes, turned
 from mmext.datasets.transforms.loading import LoadImage
 from mmext.registry import TRANSFORMS
+from mmext.structures.label_maps import NOT_LABELLED
 
-# mmseg's label of pixels that are neither learnt nor scored.
-IGNORED = 255
 PACKED_META = ('img_path', 'alpha_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip')
 
 
@@ -106,7 +105,7 @@ class AlphaToSegMap(BaseTransform):
         """See the class."""
         classes = (results['gt_alpha'] >= self.threshold).astype(np.uint8)
         if 'gt_valid' in results:
-            classes[~results['gt_valid']] = IGNORED
+            classes[~results['gt_valid']] = NOT_LABELLED
         results['gt_seg_map'] = classes
         results['seg_fields'] = [*results.get('seg_fields', []), 'gt_seg_map']
         return results

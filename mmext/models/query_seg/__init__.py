@@ -4,5 +4,12 @@ from mmext.models.query_seg.fusion_head import QueryFusionHead
 from mmext.models.query_seg.head import FastMask2FormerHead
 from mmext.models.query_seg.neck_head import QuerySegHead
 from mmext.models.query_seg.semantic_head import FastMask2FormerSegHead
+from mmext.models.query_seg.tta import ClassScoreTTAModel
 
-__all__ = ['FastMask2FormerHead', 'FastMask2FormerSegHead', 'QueryFusionHead', 'QuerySegHead']
+__all__ = [
+    'ClassScoreTTAModel',
+    'FastMask2FormerHead',
+    'FastMask2FormerSegHead',
+    'QueryFusionHead',
+    'QuerySegHead',
+]

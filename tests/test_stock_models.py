@@ -73,7 +73,11 @@ def build(config: Config, scope: str, registry: object) -> nn.Module:
     config.model.pop('pretrained', None)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(scope):
-        return revert_sync_batchnorm(registry.build(config.model))
+        model = revert_sync_batchnorm(registry.build(config.model))
+    # Until `init_weights`, which sets heads to zero, this one of Deformable DETR holds whatever was in memory before.
+    if hasattr(model, 'level_embed'):
+        nn.init.normal_(model.level_embed)
+    return model
 
 
 def images(num: int) -> list[Tensor]:

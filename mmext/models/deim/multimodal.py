@@ -85,7 +85,8 @@ class DEIMMultimodal(DEIM):
         self.permutation = tuple(text.get('permutation') or range(len(self.classes)))
         self.vocabulary = self.classes
         self._check_classes()
-        self._has_texts = False
+        # Looked up once: asking the buffer in every step would wait for the device.
+        self._has_texts = self._is_prepared = False
         self._filled: set[str] = set()
         for name in self.frozen:
             getattr(self, name).requires_grad_(False)
@@ -134,7 +135,7 @@ class DEIMMultimodal(DEIM):
         Raises:
             FileNotFoundError, ValueError: there are no texts, or those of other classes; or a frozen part without weights.
         """
-        if not self._has_texts or self.vocabulary != self.classes:
+        if not self._is_prepared or self.vocabulary != self.classes:
             self._prepare_training()
         height, width = batch_inputs.shape[2:]
         targets = [read_targets(own.gt_instances, height, width) for own in batch_data_samples]
@@ -174,7 +175,7 @@ class DEIMMultimodal(DEIM):
             if all(fits):
                 self._filled.add(part)
         if f'{prefix}fusion.context.text_embeddings' in state_dict:
-            self.vocabulary, self._has_texts = self.classes, False
+            self.vocabulary, self._has_texts, self._is_prepared = self.classes, False, False
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _prepare_training(self) -> None:
@@ -204,14 +205,16 @@ class DEIMMultimodal(DEIM):
                     'current',
                     level=30,
                 )
-        self._has_texts = True
+        self._has_texts = self._is_prepared = True
 
     def _require_texts(self) -> None:
         """Read the texts where neither a checkpoint nor `read_texts` has brought any."""
         buffer = self.fusion.context.text_embeddings
-        if self._has_texts or buffer.device.type == 'meta' or buffer.any():
+        if self._has_texts or buffer.device.type == 'meta':
             return
-        self._read_own_texts()
+        if not buffer.any():
+            self._read_own_texts()
+        self._has_texts = True
 
     def _read_own_texts(self) -> None:
         if self.embeddings is None:

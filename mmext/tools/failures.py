@@ -17,8 +17,7 @@ class Failures:
 
     def add(self, path: Path | None, error: Exception) -> None:
         """Take a photo that cannot be read, or that the network cannot take."""
-        text = error_message(error)
-        self.messages.append(text if str(path) in text else f'{path}: {text}')
+        self.messages.append(failure_line(path, error))
 
     def faults(self, num_photos: int) -> list[str]:
         """One text that lists them, of so many photos in all; none where all is well."""
@@ -26,3 +25,9 @@ class Failures:
             return []
         listed = '\n  '.join(self.messages)
         return [f'{len(self.messages)} of {num_photos} photos could not be predicted:\n  {listed}']
+
+
+def failure_line(path: Path | None, error: Exception) -> str:
+    """One line on a photo that failed, with its name."""
+    text = error_message(error)
+    return text if str(path) in text else f'{path}: {text}'

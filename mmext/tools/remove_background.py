@@ -41,7 +41,8 @@ from mmext.apis.video import VideoReader
 from mmext.engine.config_file import merge_options
 from mmext.engine.dist import set_device
 from mmext.tools.background_arguments import make_parser
-from mmext.tools.command import check_checkpoint, error_message, run_command
+from mmext.tools.command import check_checkpoint, run_command
+from mmext.tools.failures import failure_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -239,8 +240,7 @@ def make_remover(args: argparse.Namespace) -> BackgroundRemover:
 def failure_text(outcome: Outcome) -> str:
     """One line on a photo that failed, with its name."""
     assert outcome.error is not None
-    text, source = error_message(outcome.error), str(outcome.job.source)
-    return text if source in text else f'{source}: {text}'
+    return failure_line(outcome.job.source, outcome.error)
 
 
 def count_endings(paths: Sequence[Path]) -> str:

@@ -60,7 +60,7 @@ def plot_counts(counts: Mapping[str, int], title: str) -> str:
     axes.bar_label(bars)
     axes.set_title(title)
     axes.invert_yaxis()
-    return _figure_tag(figure, title)
+    return figure_tag(figure, title)
 
 
 def plot_histograms(columns: Mapping[str, np.ndarray], title: str) -> str:
@@ -70,7 +70,7 @@ def plot_histograms(columns: Mapping[str, np.ndarray], title: str) -> str:
         axes.hist(values, bins=30)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
-    return _figure_tag(figure, title)
+    return figure_tag(figure, title)
 
 
 def plot_scatter(points: Mapping[str, np.ndarray], title: str, labels: tuple[str, str]) -> str:
@@ -84,10 +84,11 @@ def plot_scatter(points: Mapping[str, np.ndarray], title: str, labels: tuple[str
     axes.set_title(title)
     if points:
         axes.legend(fontsize=8)
-    return _figure_tag(figure, title)
+    return figure_tag(figure, title)
 
 
-def _figure_tag(figure: matplotlib.figure.Figure, name: str) -> str:
+def figure_tag(figure: matplotlib.figure.Figure, name: str) -> str:
+    """A figure as a picture in the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format='png')
     return _image_tag(buffer.getvalue(), 'png', name)

@@ -126,10 +126,12 @@ class MultimodalFusion(nn.Module):
         outputs = self.compare(queries, logits)
         return (outputs.logits, outputs.similarity) if return_similarity else outputs.logits
 
-    def compare(self, queries: Tensor, logits: Tensor) -> FusionOutputs:
-        """As `forward`, with all that the losses need."""
+    def compare(
+        self, queries: Tensor, logits: Tensor, texts: Tensor | None = None
+    ) -> FusionOutputs:
+        """As `forward`, with all that the losses need; `texts` (C, T) in place of those that are held, with gradients."""
         with torch.autocast(queries.device.type, enabled=False):
-            found = self.context(queries.to(self.gate.dtype))
+            found = self.context(queries.to(self.gate.dtype), texts)
             refined = functional.normalize(found.visual + self.head(found.hidden), dim=-1)
             correction = self.context.scale * (refined @ found.texts.T)  # B x Q x K
             text_logits = correction + self.bias
@@ -260,10 +262,12 @@ class SoftmaxMultimodalFusion(nn.Module):
         outputs = self.compare(queries, logits)
         return (outputs.logits, outputs.similarity) if return_similarity else outputs.logits
 
-    def compare(self, queries: Tensor, logits: Tensor) -> FusionOutputs:
-        """As `forward`."""
+    def compare(
+        self, queries: Tensor, logits: Tensor, texts: Tensor | None = None
+    ) -> FusionOutputs:
+        """As `forward`; `texts` (C, T) in place of those that are held, with gradients."""
         with torch.autocast(queries.device.type, enabled=False):
-            found: ContextOutputs = self.context(queries.to(self.head.weight.dtype))
+            found: ContextOutputs = self.context(queries.to(self.head.weight.dtype), texts)
             return FusionOutputs(self.head(found.hidden), None, found.similarity)
 
     def detection_logits(self, outputs: FusionOutputs) -> Tensor:

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmext.models.common.text_embeddings import TextEmbeddings, read_text_embeddings, select_rows
+from mmext.models.common.text_embeddings import read_text_embeddings, select_rows
 from mmext.models.deim.clip_fusion import FusionOutputs
 from mmext.models.deim.detector import DEIM, read_targets
 from mmext.models.deim.outputs import BoxOutputs, LayerOutputs
 from mmext.models.deim.query_truth import assign_queries
+from mmext.models.deim.text_source import LearningTexts, build_text_source
 from mmext.registry import MODELS
 
 # In the order of the computation: what stands before a frozen part must be frozen, too.
 PARTS = ('backbone', 'neck', 'decoder')
-_TEXT_KEYS = {'classes', 'embeddings', 'permutation'}
 
 
 @MODELS.register_module()
 class DEIMMultimodal(DEIM):
-    """`mmext.DEIM` whose last layer's classes are decided with the help of texts.
+    r"""`mmext.DEIM` whose last layer's classes are decided with the help of texts.
 
     It is a DEIM, not a module around one, so that the names of its weights are the same: `load_from` takes a checkpoint of
     `mmext.DEIM`, and the report of the loading lists `fusion.*` as missing and nothing else.
@@ -34,10 +34,15 @@ class DEIMMultimodal(DEIM):
 
     Args:
         fusion: config of `mmext.MultimodalFusion` or `mmext.SoftmaxMultimodalFusion`.
-        text: `classes`, names in the order of the labels; `embeddings`, a file of `tools/embed_text.py`, or None for the
-            texts of a checkpoint. In training the file counts, and where it is not there (`--resume` on another machine)
-            the checkpoint; in tests the checkpoint, and without one the file. Optionally `permutation`: class i gets the
-            text of class permutation[i], the control of what the meaning of the texts contributes.
+        text: `classes`, names in the order of the labels; and `embeddings`, a file of `tools/embed_text.py`, or None for
+            the texts of a checkpoint. Or, instead of it, `descriptions`, a JSON file, and `encoder`, a config of
+            `mmext.TextEncoder` with its `model` (and `cache`, `trainable`), optionally `language` and `templates`: the text
+            model is read before the first step, for the same texts that a file would have. With `trainable` a part of it
+            learns, and the texts are made anew in every step; `dict(pattern=r'^texts\.', lr=...)`, the first of the
+            patterns, gives it a rate of its own. In training file or text model count, and where they are not there
+            (`--resume` on another machine) the checkpoint, but for a text model that learns, which must be there; in tests
+            the checkpoint, and without one file or text model. Optionally `permutation`: class i gets the text of class
+            permutation[i], the control of what the meaning of the texts contributes.
         frozen: which parts of the detector are not trained and keep their eval mode: (), ('backbone',),
             ('backbone', 'neck') or ('backbone', 'neck', 'decoder'). Each must have been filled by a checkpoint, whole; for
             a backbone its own `checkpoint` will do. (torch's attention rounds by about 1e-7 otherwise where its weights
@@ -78,16 +83,18 @@ class DEIMMultimodal(DEIM):
             init_cfg=init_cfg,
         )
         self.frozen = tuple(frozen)
-        _check_settings(self.frozen, text)
+        _check_frozen(self.frozen)
+        self.texts = build_text_source(text)
         self.fusion = MODELS.build(fusion)
         self.classes = tuple(text['classes'])
-        self.embeddings: str | None = text['embeddings']
         self.permutation = tuple(text.get('permutation') or range(len(self.classes)))
         self.vocabulary = self.classes
         self._check_classes()
         # Looked up once: asking the buffer in every step would wait for the device.
         self._has_texts = self._is_prepared = False
         self._filled: set[str] = set()
+        self._has_loaded_texts = False
+        self.register_load_state_dict_post_hook(_after_loading)
         for name in self.frozen:
             getattr(self, name).requires_grad_(False)
 
@@ -96,6 +103,8 @@ class DEIMMultimodal(DEIM):
         super().train(mode)
         for name in self.frozen:
             getattr(self, name).eval()
+        if not mode:
+            self._refresh_texts()
         return self
 
     def read_texts(self, path: str | Path, classes: Sequence[str]) -> None:
@@ -144,7 +153,7 @@ class DEIMMultimodal(DEIM):
         if 'decoder' not in self.frozen:
             losses = self.criterion(outputs, targets, epoch=self.epoch)
         last = outputs.layers[-1]
-        fused = self.fusion.compare(last.queries, last.logits)
+        fused = self.fusion.compare(last.queries, last.logits, self._learned_texts())
         with torch.autocast(batch_inputs.device.type, enabled=False):
             found = BoxOutputs(self.fusion.detection_logits(fused), last.boxes)
             truth = assign_queries(self.criterion.matcher, found, targets, epoch=self.epoch)
@@ -174,9 +183,15 @@ class DEIMMultimodal(DEIM):
             fits = (n in state_dict and state_dict[n].shape == t.shape for n, t in own.items())
             if all(fits):
                 self._filled.add(part)
-        if f'{prefix}fusion.context.text_embeddings' in state_dict:
+        self._has_loaded_texts = f'{prefix}fusion.context.text_embeddings' in state_dict
+        if self._has_loaded_texts:
             self.vocabulary, self._has_texts, self._is_prepared = self.classes, False, False
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        """A checkpoint holds the texts of the weights that it holds."""
+        self._refresh_texts()
+        super()._save_to_state_dict(*args)
 
     def _prepare_training(self) -> None:
         """Before the first step: what is frozen has been trained, and the texts are those of the config."""
@@ -195,13 +210,14 @@ class DEIMMultimodal(DEIM):
                 'checkpoint of the training without texts.'
             )
         held = self.fusion.context.text_embeddings
-        has_file = self.embeddings is not None and Path(self.embeddings).expanduser().is_file()
-        if has_file or not held.any():
+        if self.texts.is_here() or not held.any():
             before = held.clone()
             self._read_own_texts()
-            if before.any() and not torch.equal(before, self.fusion.context.text_embeddings):
+            if before.any() and not torch.allclose(
+                before, self.fusion.context.text_embeddings, atol=1e-5
+            ):
                 print_log(
-                    f'texts of {self.embeddings} take the place of others in the checkpoint',
+                    f'texts of {self.texts.name} take the place of others in the checkpoint',
                     'current',
                     level=30,
                 )
@@ -216,14 +232,22 @@ class DEIMMultimodal(DEIM):
             self._read_own_texts()
         self._has_texts = True
 
+    def _learned_texts(self) -> Tensor | None:
+        """Texts (C, T) with gradients, where a text model learns."""
+        if not isinstance(self.texts, LearningTexts):
+            return None
+        return self.texts()[list(self.permutation)]
+
+    def _refresh_texts(self) -> None:
+        """Where a text model has learned: the texts that tests and checkpoints use are those of its weights as they are."""
+        if not isinstance(self.texts, LearningTexts) or self.vocabulary != self.classes:
+            return
+        if self.texts.has_changed():
+            self._read_own_texts()
+
     def _read_own_texts(self) -> None:
-        if self.embeddings is None:
-            raise ValueError(
-                'DEIMMultimodal: got no texts; load a checkpoint that was trained with texts, or set text.embeddings to '
-                'a file of tools/embed_text.py.'
-            )
-        found: TextEmbeddings = read_text_embeddings(self.embeddings)
-        vectors = select_rows(found, self.classes, self.embeddings)[list(self.permutation)]
+        found = self.texts.read(self.classes)
+        vectors = found.vectors[list(self.permutation)]
         self.fusion.set_texts(vectors, range(len(self.classes)), found.model_hash)
 
     def _check_classes(self) -> None:
@@ -246,14 +270,16 @@ class DEIMMultimodal(DEIM):
             )
 
 
-def _check_settings(frozen: tuple[str, ...], text: Mapping[str, Any]) -> None:
+def _after_loading(model: nn.Module, _: object) -> None:
+    """The texts of a checkpoint count until the text model learns on."""
+    if isinstance(model, DEIMMultimodal) and model._has_loaded_texts:
+        if isinstance(model.texts, LearningTexts):
+            model.texts.remember()
+
+
+def _check_frozen(frozen: tuple[str, ...]) -> None:
     if frozen != PARTS[: len(frozen)]:
         raise ValueError(
             f'DEIMMultimodal: got frozen={frozen}, expected the first parts of {PARTS}, none or all of them: what a part '
             'learns before a frozen one would not fit.'
-        )
-    if not {'classes', 'embeddings'} <= set(text) <= _TEXT_KEYS:
-        raise ValueError(
-            f'DEIMMultimodal: got text with {sorted(text)}, expected classes, embeddings (a file or None) and, optionally, '
-            'permutation.'
         )

@@ -114,14 +114,14 @@ class TextContext(nn.Module):
         """1 / temperature, (1,), at most 100 in a training step."""
         return self.log_scale.exp()
 
-    def forward(self, queries: Tensor) -> ContextOutputs:
-        """Compare queries (B, Q, V) with the texts."""
+    def forward(self, queries: Tensor, texts: Tensor | None = None) -> ContextOutputs:
+        """Compare queries (B, Q, V) with the texts, or in training with those of a text model that learns, (K, T)."""
         if self.training:
             # The parameter itself, as in CLIP: a clamped result would give it no gradient to come back by.
             with torch.no_grad():
                 self.log_scale.clamp_(max=math.log(MAX_SCALE))
         visual = self.visual_projection(queries)
-        rows = self.folded() if self.folded is not None else self._make_rows()
+        rows = self.folded() if self.folded is not None else self._make_rows(texts)
         similarity = functional.normalize(visual, dim=-1) @ rows.texts.T  # B x Q x K
         weights = (self.scale * similarity).softmax(dim=-1)
         own_half = self.refinement.weight[:, : visual.shape[-1]]
@@ -143,7 +143,8 @@ class TextContext(nn.Module):
         if not torch.equal(self.text_model, _digest(model_hash).to(self.text_model)):
             raise ValueError(
                 f'got texts of {source}, expected texts by the text model of the training, which is another: vectors of '
-                'different models have nothing to do with each other. Embed the texts with that model.'
+                'different models have nothing to do with each other. Embed the texts with that model (of one that was '
+                'fine-tuned with the detector there are only the texts of the training).'
             )
 
     def set_texts(self, embeddings: Tensor, model_hash: str = '') -> None:
@@ -170,8 +171,9 @@ class TextContext(nn.Module):
         """What is made of the texts, as constants."""
         return _FoldedRows(self._make_rows())
 
-    def _make_rows(self) -> TextRows:
-        texts = functional.normalize(self.text_projection(self.text_embeddings), dim=-1)
+    def _make_rows(self, texts: Tensor | None = None) -> TextRows:
+        texts = self.text_projection(self.text_embeddings if texts is None else texts)
+        texts = functional.normalize(texts, dim=-1)
         context_half = self.refinement.weight[:, texts.shape[-1] :]
         return TextRows(texts, texts @ context_half.T)
 

@@ -23,7 +23,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(192, 192),
+        size=(160, 160),
         test_cfg=dict(size_divisor=32),
     ),
     backbone=dict(

@@ -208,10 +208,11 @@ def count_confusions(
         name: threshold_of_count(own, count) if count and name != WITHOUT else score_thr
         for name, own in found.items()
     }
-    objects = [truth[sample.img_id] for sample in samples[WITHOUT]]
+    # Each with its own order of the images: a sampler may shuffle.
+    objects = {name: [truth[one.img_id] for one in own] for name, own in samples.items()}
     matrices = {
         name: confusion_matrix(
-            zip(own, objects, strict=True), num_classes, score_thr=thresholds[name]
+            zip(own, objects[name], strict=True), num_classes, score_thr=thresholds[name]
         )
         for name, own in found.items()
     }

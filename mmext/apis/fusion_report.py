@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
@@ -17,8 +18,10 @@ from mmext.visualization.instances import class_colors, draw_instances
 from mmext.visualization.matrices import draw_counts, draw_difference, draw_similarities
 
 NOTHING = '-'
-# An offset of all scores; without it the differences of a table would hide what stays the same.
+# Differences below it are shown as 0.
 _SAME = 5e-5
+# Longer side of a photo in the report, pixels.
+_LONGEST = 640
 
 
 def number(value: float | None, form: str = '{:.3f}') -> str:
@@ -86,7 +89,7 @@ def report_page(report: Mapping[str, Any], heat_pictures: Sequence[str]) -> str:
 
 
 def heat_pictures(
-    run: FusionRun, queries: Sequence[ImageQueries], truth: Mapping[int, ObjectTruth], number: int
+    run: FusionRun, queries: Sequence[ImageQueries], truth: Mapping[int, ObjectTruth], count: int
 ) -> list[str]:
     """Heat maps of some images with objects, chosen so that all classes are seen, as HTML.
 
@@ -96,13 +99,16 @@ def heat_pictures(
     classes = run.model.classes
     palette = class_colors(run.evaluator.dataset_meta.get('palette'), len(classes))
     pictures = []
-    for image in choose_images(queries, truth, number):
+    for image in choose_images(queries, truth, count):
         height, width = image.ori_shape
         photo = load(dict(img_path=image.img_path, height=height, width=width))['img'][..., ::-1]
+        # No panel shows more pixels, and boxes one pixel wide are to be seen.
+        factor = min(_LONGEST / max(height, width), 1.0)
+        photo = cv2.resize(photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         own = truth[image.img_id]
         annotated = draw_instances(
             photo,
-            own.boxes,
+            own.boxes * factor,
             names=[classes[label] for label in own.labels],
             colors=[palette[label] for label in own.labels],
         )

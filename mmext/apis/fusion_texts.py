@@ -168,8 +168,15 @@ def _without_file(
     if file and (descriptions or Path(file).expanduser().is_file()):
         templates = text.get('templates', TEMPLATES)
         sentences = _by_class(class_prompts(read_descriptions(file), language, templates))
-    own = {name: sentences[name] for name in model.classes if name in sentences}
+    owners = [model.classes[index] for index in model.permutation]
+    own = {
+        name: sentences[owner]
+        for name, owner in zip(model.classes, owners, strict=True)
+        if owner in sentences
+    }
     note = 'Whether the checkpoint holds these texts in this order is not known: there is no file of embeddings.'
+    if encoder.get('trainable'):
+        note += ' The text model was fine-tuned with the detector.'
     return TextRecord(source, dict.fromkeys(model.classes), own, [note])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from numpy.typing import NDArray
 
-from mmext.structures.coco import read_coco_lists
+from mmext.structures.coco import is_box, read_coco_lists
 
 # As a false alarm or a miss is commonly understood.
 MIN_IOU = 0.5
@@ -62,13 +62,18 @@ def read_truth(
     for own in content['annotations']:
         name = names.get(own['category_id'])
         if name in classes and own['image_id'] in rows:
+            if not is_box(own['bbox']):
+                raise ValueError(
+                    f'{ann_file}: got bbox {own["bbox"]} of the object {own.get("id")} of image {own["image_id"]}, expected '
+                    '[x, y, width, height], four finite numbers. Mend the annotation.'
+                )
             x, y, width, height = own['bbox']
             box, crowd = (x, y, x + width, y + height), bool(own.get('iscrowd', 0))
             rows[own['image_id']].append((box, classes.index(name), crowd))
     if not any(rows.values()):
         raise ValueError(
             f'{ann_file}: got {len(rows)} images without an object of {", ".join(classes)}, expected some: there is '
-            'nothing to score. Give data with objects, or a higher --limit.'
+            'nothing to score. Give data with objects, or more images.'
         )
     return {image: _objects(own) for image, own in rows.items()}
 

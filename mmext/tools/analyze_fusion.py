@@ -20,6 +20,7 @@ from mmengine.config import Config
 from terminaltables import AsciiTable
 
 from mmext.apis import fusion_analysis as analysis
+from mmext.apis.cutout_outputs import check_writable
 from mmext.apis.fusion_analysis import VISION, WITH, WITHOUT, FusionRun
 from mmext.apis.fusion_outputs import ImageQueries
 from mmext.apis.fusion_report import ablation_rows, heat_pictures, report_page, score_rows
@@ -27,6 +28,7 @@ from mmext.apis.fusion_texts import TextChange, class_indices, default_changes, 
 from mmext.engine.checkpoint import bare_model
 from mmext.evaluation.detection_confusion import MIN_IOU, ObjectTruth, read_truth
 from mmext.structures.coco import read_coco_lists
+from mmext.structures.descriptions import read_descriptions
 from mmext.tools.command import (
     add_config_options,
     add_hook,
@@ -44,6 +46,8 @@ _METRIC_KEYS = ('ann_file', 'max_dets', 'backend_args')
 # What a detector without texts does not know.
 _TEXT_SETTINGS = ('fusion', 'text', 'frozen')
 BACKGROUND = 'background'
+# Beyond it the default changes of the texts would take hours.
+_MOST_CLASSES = 20
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,7 +100,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def analyze(args: argparse.Namespace) -> None:
     """Analyzes as the command line says."""
     _check_arguments(args)
-    check_folder(args.out)
+    check_writable(args.out)
     # Logs and the config of the run lie beside the report.
     args.work_dir = str(args.out)
     cfg = load_config(args)
@@ -105,8 +109,7 @@ def analyze(args: argparse.Namespace) -> None:
         runner = build_runner(cfg)
         model = analysis.check_model(bare_model(runner.model))
         analysis.check_checkpoint_texts(args.checkpoint)
-        for change in asked_changes(args) or ():
-            class_indices(change, model.classes)
+        check_changes(asked_changes(args), model.classes)
         metric = cfg.test_evaluator
         truth = read_truth(metric.ann_file, model.classes, metric.get('backend_args'))
         with explained_datasets(cfg, 'test_dataloader'):
@@ -233,21 +236,19 @@ def summary(report: Mapping[str, Any]) -> str:
     return '\n'.join([*lines, *report['text']['notes']])
 
 
-def check_folder(path: Path) -> None:
-    """Makes a folder, and sees whether a file can be written there.
+def check_changes(changes: Sequence[TextChange] | None, classes: Sequence[str]) -> None:
+    """The named classes exist; without names there are not too many of them.
 
     Raises:
-        ValueError: if it cannot.
+        ValueError: they do not, or there are.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / '.writable'
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    if changes is None and len(classes) > _MOST_CLASSES:
         raise ValueError(
-            f'--out {path}: no report can be written there ({error.strerror}); give a folder, or the name of a new one'
-        ) from error
+            f'got {len(classes)} classes and neither --drop nor --swap, whose default scores the data more often than there are '
+            f'classes; expected at most {_MOST_CLASSES}. Name the classes of interest, or give --drop without names.'
+        )
+    for change in changes or ():
+        class_indices(change, classes)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -259,6 +260,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f'--score-thr: got {args.score_thr}, expected 0 <= score < 1')
     if args.vision_only:
         check_checkpoint(args.vision_only)
+    if args.sentences:
+        read_descriptions(args.sentences)  # now, not after the run
 
 
 def _first_images(cfg: Config, metric: Mapping[str, Any], limit: int, scratch: Path) -> str:

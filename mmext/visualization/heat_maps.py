@@ -94,7 +94,7 @@ def draw_heat_maps(
     ratio = photo.shape[0] / photo.shape[1]
     size = (2.8 * columns + 0.9, (2.8 * ratio + 0.35) * rows + 0.4)
     figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         axes.axis('off')
@@ -102,7 +102,7 @@ def draw_heat_maps(
     panels.flat[0].set_title('truth', fontsize=9)
     for axes, name, own in zip(panels.flat[1:], names, values, strict=False):
         axes.imshow(_blend(photo, own / limit, maps.cover))
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=9, parse_math=False)
     scale = matplotlib.cm.ScalarMappable(
         matplotlib.colors.Normalize(-limit, limit), matplotlib.colormaps['RdBu_r']
     )

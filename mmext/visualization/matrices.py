@@ -67,8 +67,10 @@ def _draw(
     image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
     figure.colorbar(image, ax=axes, shrink=0.7)
     size = 8 if is_numbered else 5
-    axes.set_xticks(range(len(names)), names, rotation=60, ha='right', fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xticks(
+        range(len(names)), names, rotation=60, ha='right', fontsize=size, parse_math=False
+    )
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     axes.set_title(title, fontsize=10)
     if is_numbered:
         for (row, column), text in np.ndenumerate(texts):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from torch import nn
 
 from mmext.apis import fusion_analysis as analysis
@@ -175,6 +176,34 @@ def truth(*labels: int) -> ObjectTruth:
     return ObjectTruth(
         boxes.reshape(-1, 4), np.array(labels, dtype=np.int64), np.zeros(len(labels), bool)
     )
+
+
+def test_count_confusions__each_detector_in_its_own_order() -> None:
+    labels, samples = {1: 0, 2: 1}, []
+    for number, label in labels.items():
+        found = InstanceData(
+            bboxes=torch.tensor([[0.0, 0, 10, 10]]),
+            scores=torch.tensor([0.9]),
+            labels=torch.tensor([label]),
+        )
+        samples.append(DetDataSample(pred_instances=found, metainfo=dict(img_id=number)))
+    truths = {number: truth(label) for number, label in labels.items()}
+    both = {'without texts': samples, 'vision only': samples[::-1]}
+    matrices, _ = analysis.count_confusions(both, truths, 2, 0.5)
+    assert all(matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]] for matrix in matrices.values())
+
+
+def test_look_up_texts__a_permutation_is_applied(tmp_path):
+    shipped_file(tmp_path, TEXT_CLASSES)
+    model = MODELS.build(
+        deim_text() | dict(text=dict(classes=TEXT_CLASSES, embeddings=None, permutation=[1, 2, 0]))
+    )
+    record = look_up_texts(model, dict(embeddings=None), str(tmp_path / 'b.json'))
+    plain = look_up_texts(
+        MODELS.build(deim_text()), dict(embeddings=None), str(tmp_path / 'b.json')
+    )
+    expected = [plain.sentences[TEXT_CLASSES[index]] for index in (1, 2, 0)]
+    assert [record.sentences[name] for name in TEXT_CLASSES] == expected
 
 
 def test_object_similarity__by_hand():

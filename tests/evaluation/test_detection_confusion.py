@@ -134,3 +134,10 @@ def test_read_truth__labels_by_name_and_images_without_objects(tmp_path):
 def test_read_truth__nothing_to_score(tmp_path, own):
     with pytest.raises(ValueError, match='got 2 images without an object of a, b'):
         read_truth(write(tmp_path / 'a.json', own), ('a', 'b'))
+
+
+@pytest.mark.parametrize('bbox', [[], None, [1, 2, None, 4], [1, 2, 3]], ids=str)
+def test_read_truth__what_is_no_box_is_named(tmp_path, bbox):
+    path = write(tmp_path / 'a.json', [annotation(1, 7, bbox=bbox)])
+    with pytest.raises(ValueError, match=r'got bbox .* of image 11, expected \[x, y, width'):
+        read_truth(path, ('a', 'b'))

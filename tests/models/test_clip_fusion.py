@@ -8,15 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmext.models.common.folding import restore_from_deploy, switch_to_deploy
-from mmext.models.deim.clip_fusion import (
-    MultimodalFusion,
-    SoftmaxMultimodalFusion,
-    alignment_loss,
-)
+from mmext.models.deim.clip_fusion import MultimodalFusion, alignment_loss
 from mmext.models.deim.losses import matchability_aware_loss
 from mmext.models.deim.matcher import DEIMMatcher
 from mmext.models.deim.outputs import BoxOutputs, ImageTargets
 from mmext.models.deim.query_truth import QueryTruth, assign_queries
+from mmext.models.deim.softmax_fusion import SoftmaxMultimodalFusion
 
 C, V, T, D = 4, 6, 5, 8
 FORMS = pytest.mark.parametrize('form', [MultimodalFusion, SoftmaxMultimodalFusion])
@@ -238,6 +235,14 @@ def test_set_texts__refuses_what_is_no_text(form: type, embeddings: Tensor, mess
     head = build(form)
     with pytest.raises(ValueError, match=message):
         head.set_texts(embeddings, range(C))
+
+
+def test_set_texts__in_a_test_does_not_hinder_training() -> None:
+    head = MultimodalFusion(C, V, T, embed_dims=D)
+    with torch.inference_mode():
+        head.set_texts(texts(), range(C))
+    head.compare(*inputs()).logits.sum().backward()
+    assert head.gate.grad is not None and head.gate.grad.abs() > 0
 
 
 def test_softmax_set_texts__of_other_classes_is_refused() -> None:

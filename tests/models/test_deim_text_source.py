@@ -208,6 +208,13 @@ def test_learning_model__keeps_its_precision_under_autocast(folder: Path) -> Non
     torch.testing.assert_close(found, model.texts(), rtol=0, atol=1e-6)
 
 
+def test_frozen_model__keeps_its_precision_under_autocast(folder: Path) -> None:
+    model, cached = build(of_model(folder)), build(of_file(folder))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = model.texts.read(TEXT_CLASSES)
+    assert torch.equal(found.vectors, cached.texts.read(TEXT_CLASSES).vectors)
+
+
 def test_learning_model__texts_of_its_first_form_are_refused(folder: Path) -> None:
     model = build(of_model(folder, trainable=[LAST_LAYER]))
     train(model)

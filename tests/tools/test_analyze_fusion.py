@@ -198,12 +198,13 @@ def test_mistakes__one_message_each(subject, tmp_path, capsys):
         (subject, ['--drop', 'hole'], '--drop: got hole, expected classes of the model: crack'),
         (subject, ['--swap', 'dent', 'hole'], '--swap: got hole'),
         (subject, ['--cfg-options', data], 'got 5 images without an object of crack, dent, stain'),
-        (subject, ['--out', str(tmp_path / 'file')], 'no report can be written there'),
+        (subject, ['--out', str(tmp_path / 'file')], 'cannot write to the folder'),
         (subject, ['--vision-only', 'nowhere.pth'], 'checkpoint nowhere.pth does not exist'),
         ((subject[0], 'nowhere.pth'), [], 'checkpoint nowhere.pth does not exist'),
         (subject, ['--images', '-1'], '--images: got -1'),
         (subject, ['--limit', '0'], '--limit: got 0'),
         (subject, ['--score-thr', '1'], '--score-thr: got 1'),
+        (subject, ['--sentences', 'nowhere.json'], 'nowhere.json'),
     ]
     for own, options, message in cases:
         capsys.readouterr()
@@ -224,8 +225,16 @@ def test_arguments__both_kinds_of_changes():
     assert analyze_fusion.asked_changes(analyze_fusion.parse_args(['c', 'p', '--out', 'o'])) is None
 
 
+def test_check_changes__many_classes_need_names():
+    classes = [f'class {index}' for index in range(21)]
+    with pytest.raises(ValueError, match='got 21 classes and neither --drop nor --swap'):
+        analyze_fusion.check_changes(None, classes)
+    analyze_fusion.check_changes([], classes)
+    analyze_fusion.check_changes(None, classes[:20])
+
+
 def test_out__a_file_is_no_folder(tmp_path, capsys):
     (tmp_path / 'file').touch()
     for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
         assert analyze_fusion.main(['none.py', 'none.pth', '--out', str(out)]) == 2
-        assert 'no report can be written there' in one_error(capsys)
+        assert 'cannot write to the folder' in one_error(capsys)

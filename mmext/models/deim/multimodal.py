@@ -26,7 +26,7 @@ class DEIMMultimodal(DEIM):
     r"""`mmext.DEIM` whose last layer's classes are decided with the help of texts.
 
     It is a DEIM, not a module around one, so that the names of its weights are the same: `load_from` takes a checkpoint of
-    `mmext.DEIM`, and the report of the loading lists `fusion.*` as missing and nothing else.
+    `mmext.DEIM`, and the report of the loading lists `fusion.*` (and `texts.*` of a text model that learns) as missing.
 
     Training with the whole detector frozen computes neither its losses nor its gradients; the losses are those of
     `fusion`. Otherwise the detector has all the losses it had without texts, on its own logits, and those of `fusion` come

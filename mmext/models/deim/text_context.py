@@ -161,10 +161,12 @@ class TextContext(nn.Module):
             )
         if not embeddings.isfinite().all():
             raise ValueError('got text embeddings that are not finite; embed the texts again.')
-        self.text_embeddings = embeddings.detach().to(self.text_embeddings, copy=True)
-        self.text_model = _digest(model_hash).to(self.text_model)
-        if self.folded is not None:
-            with torch.inference_mode(False), torch.no_grad():
+        # Also where a test sets them: tensors of the inference mode could not be trained with afterwards.
+        with torch.inference_mode(False), torch.no_grad():
+            own = self.text_embeddings
+            self.text_embeddings = embeddings.detach().clone().to(own.device, own.dtype)
+            self.text_model = _digest(model_hash).to(self.text_model.device)
+            if self.folded is not None:
                 self.folded = self.fold()
 
     def fold(self) -> nn.Module:

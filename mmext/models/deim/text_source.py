@@ -109,7 +109,9 @@ class FrozenTexts:
 
     def read(self, classes: Sequence[str]) -> TextEmbeddings:
         """See `TextSource`."""
-        return _build_encoder(self.config).snapshot()
+        # Before the first step, in the autocast of the training: a file has the texts of the weights' precision.
+        with torch.autocast('cpu', enabled=False):
+            return _build_encoder(self.config).snapshot()
 
 
 class AbsentTexts:
@@ -233,7 +235,7 @@ def _check_keys(text: Mapping[str, Any]) -> None:
     if {'embeddings', 'encoder'} <= keys:
         raise ValueError(
             'DEIMMultimodal: got text with both embeddings and encoder, expected one of them: texts are read from a file, '
-            'or a text model makes them of descriptions.'
+            'or a text model makes them of descriptions. A config with _base_ needs text=dict(_delete_=True, ...).'
         )
     is_encoded = 'encoder' in keys
     needed = {'classes'} | ({'descriptions', 'encoder'} if is_encoded else {'embeddings'})

@@ -1,7 +1,7 @@
 """SegFormer B0 on synthetic defects, six classes, from scratch on a CPU.
 
 Data: `tools/make_synthetic.py data/synthetic_semantic --num-train 800 --semantic` (800 pictures for training, 100 for validation).
-4000 steps of about 0.45 s of one core. Seed 0: mIoU 50.7, below the aim of 70; with one rate of 1e-3 for encoder and head and windows of 192
+4000 steps of about 0.45 s of one core. Seed 0: mIoU 58.0, below the aim of 70; with one rate of 1e-3 for encoder and head and windows of 192
 pixels it was 16.5, all background, after 800 steps. See README.md.
 
     python tools/train.py configs/segformer/segformer_mit-b0_1xb8-40e_synthetic.py
@@ -52,7 +52,9 @@ model = dict(
             dict(type='mmext.ClassDiceLoss', loss_weight=1.0),
         ],
     ),
-    test_cfg=dict(mode='whole'),
+    # Windows as large as those of training: on whole pictures its attention has ten times as many keys as it has learnt with,
+    # and sees dents everywhere (mIoU 50.7 instead of 58.0).
+    test_cfg=dict(mode='slide', crop_size=(160, 160), stride=(112, 112)),
 )
 
 max_epochs = 40

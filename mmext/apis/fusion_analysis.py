@@ -20,8 +20,6 @@ from mmext.apis.fusion_outputs import (
     detector_logits,
     found_objects,
     fused_logits,
-    image_queries,
-    plain_predictions,
     predict_again,
     text_logits,
 )
@@ -108,18 +106,14 @@ def run_detector(runner: Runner) -> FusionRun:
     runner.register_hook(recorder, priority='VERY_LOW')
     results = runner.test()
     model: Any = bare_model(runner.model)
-    if isinstance(model, DEIMMultimodal):
-        if model.vocabulary != model.classes:
-            raise ValueError(
-                f'got texts of {", ".join(model.vocabulary)}, expected those of the training, {", ".join(model.classes)}: '
-                'the detector has no logits of its own to compare others with. Take VocabularyHook out of custom_hooks.'
-            )
-        samples = predict_again(model, recorder.batches)
-    else:
-        samples = plain_predictions(model, recorder.batches)
+    if isinstance(model, DEIMMultimodal) and model.vocabulary != model.classes:
+        raise ValueError(
+            f'got texts of {", ".join(model.vocabulary)}, expected those of the training, {", ".join(model.classes)}: '
+            'the detector has no logits of its own to compare others with. Take VocabularyHook out of custom_hooks.'
+        )
     evaluator = runner.test_evaluator
     scores = read_scores(results, evaluator.dataset_meta['classes'])
-    return FusionRun(model, recorder.batches, samples, scores, evaluator)
+    return FusionRun(model, recorder.batches, recorder.samples, scores, evaluator)
 
 
 def read_scores(results: dict[str, float], classes: Sequence[str]) -> Scores:
@@ -260,11 +254,6 @@ def choose_images(
         shown |= set(truth[best.img_id].labels.tolist())
         chosen.append(best)
     return chosen
-
-
-def all_queries(run: FusionRun) -> list[ImageQueries]:
-    """The queries of every image of the run."""
-    return list(image_queries(run.model, run.batches))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from terminaltables import AsciiTable
 from mmext.apis import fusion_analysis as analysis
 from mmext.apis.cutout_outputs import check_writable
 from mmext.apis.fusion_analysis import VISION, WITH, WITHOUT, FusionRun
-from mmext.apis.fusion_outputs import ImageQueries
+from mmext.apis.fusion_outputs import ImageQueries, image_queries
 from mmext.apis.fusion_report import ablation_rows, heat_pictures, report_page, score_rows
 from mmext.apis.fusion_texts import TextChange, class_indices, default_changes, look_up_texts
 from mmext.engine.checkpoint import bare_model
@@ -115,7 +115,7 @@ def analyze(args: argparse.Namespace) -> None:
         with explained_datasets(cfg, 'test_dataloader'):
             run = analysis.run_detector(runner)
         vision = run_vision_only(cfg, args.vision_only) if args.vision_only else None
-    queries = analysis.all_queries(run)
+    queries = list(image_queries(run.model, run.batches))
     report = dict(config=args.config, checkpoint=args.checkpoint, vision_only=args.vision_only)
     report |= collect(run, vision, truth, queries, args)
     report['text'] = look_up_texts(run.model, cfg.model.text, args.sentences)._asdict()
